@@ -1,0 +1,40 @@
+# Everything a newcomer types. Each target makes and uses .venv in this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test slow lint format clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/installed  ## make .venv and install the project in it (CPU torch where there is no NVIDIA GPU)
+
+.venv/installed: pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} is not supported: run make PYTHON=python3.12 (3.11, 3.12 or 3.13)")'
+	$(PYTHON) -m venv .venv
+	if nvidia-smi -L >/dev/null 2>&1; then \
+	  $(BIN)/pip install -q -e '.[dev]'; \
+	else \
+	  $(BIN)/pip install -q --no-deps --retries 1 $$(sed -n "s/^# pip: //p" constraints-cpu.txt) $$(grep ^torch== constraints-cpu.txt) && \
+	  $(BIN)/pip install -q -c constraints-cpu.txt -e '.[dev]'; \
+	fi
+	touch $@
+
+quickstart: install  ## run the main job: three rounds in the embedded world, about ten minutes on two cores
+	$(BIN)/itercomp run quickstart $(ARGS)
+
+test: install  ## the fast tests
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: install  ## the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: install  ## format, lint and types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+
+format: install  ## format and fix what can be fixed
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Who does the work: thin Ray shells around the roles."""

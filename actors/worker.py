@@ -1,0 +1,126 @@
+"""The one Ray actor: a process that holds roles and forwards calls to them. The layout says how many roles share it."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from itercomp_rl.config import Config
+
+# A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
+WorkerHandle: TypeAlias = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSpec:
+    """RoleSpec(kind="reward_learner", name="reward_learner-attribute")."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What one process holds: WorkerSpec(label="shared-0", roles=(RoleSpec(...), ...), cpus=1, gpus=0)."""
+
+    label: str
+    roles: tuple[RoleSpec, ...]
+    cpus: float
+    gpus: float
+
+
+class Worker:
+    """Lives in its own process; builds each role on its first call, so that a restarted process is whole again."""
+
+    def __init__(self, spec: WorkerSpec, config: Config) -> None:
+        import torch  # here, not above: the driver imports this file and needs no torch
+
+        from itercomp_rl.store.store import open_store
+
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        _quiet_libraries()
+        torch.set_num_threads(config.actors.threads)
+        torch.set_flush_denormal(True)  # numbers too small to matter make CPU arithmetic many times slower
+        device = config.actors.device
+        if device == "auto":
+            device = "cuda" if spec.gpus and torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        self._spec, self._config = spec, config
+        self._store = open_store(config.store_url, durable=config.store.durable)
+        self._roles: dict[str, Any] = {}
+
+    def ready(self) -> dict[str, str | int]:
+        """Where this process runs."""
+        return {"label": self._spec.label, "host": socket.gethostname(), "pid": os.getpid()}
+
+    def free_address(self) -> tuple[str, int]:
+        """An address of this node and a port free just now, for a process group to meet at."""
+        import ray.util
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def call(self, role: str, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Forward a call to a role; Any is whatever the role's Protocol says."""
+        if role not in self._roles:
+            spec = next(spec for spec in self._spec.roles if spec.name == role)
+            self._roles[role] = MAKERS[spec.kind](self)
+        return getattr(self._roles[role], method)(*arguments)
+
+    def make_sampler(self) -> Any:
+        """A gallery sampler."""
+        from actors.sampler import Sampler
+
+        return Sampler(self._store, self._config.gallery, self._device)
+
+    def make_judge(self) -> Any:
+        """A judge."""
+        from actors.judge import Judge
+
+        config = self._config
+        return Judge(self._store, config.judge, config.reward.trunk, config.prompts.aspects, self._device)
+
+    def make_roller(self) -> Any:
+        """A roller."""
+        from actors.roller import Roller
+
+        return Roller(self._store, self._config.policy, self._device)
+
+    def make_reward_learner(self) -> Any:
+        """One aspect's reward learner."""
+        from learners.reward import RewardLearner
+
+        config = self._config
+        return RewardLearner(self._store, config.reward, config.judge, config.run.seed, self._device)
+
+    def make_policy_learner(self) -> Any:
+        """One rank of the policy learner."""
+        from learners.policy import PolicyLearner
+
+        config = self._config
+        checkpoints = Path(config.run_folder) / "checkpoints"
+        return PolicyLearner(
+            self._store, config.policy, config.reward.trunk, checkpoints, config.run.seed, self._device
+        )
+
+
+MAKERS: dict[str, Callable[[Worker], Any]] = {
+    "sampler": Worker.make_sampler,
+    "judge": Worker.make_judge,
+    "roller": Worker.make_roller,
+    "reward_learner": Worker.make_reward_learner,
+    "policy_learner": Worker.make_policy_learner,
+}
+
+
+def _quiet_libraries() -> None:
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -1,0 +1,281 @@
+"""From a config to a finished run: checks, Ray, processes, the loop, the results."""
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from omegaconf import OmegaConf
+
+from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
+from actors.worker import Worker, WorkerHandle, WorkerSpec
+from cluster.placement import check_room, workers
+from itercomp_rl.config import Config, config_from, to_tree
+from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.errors import ConfigError, StuckError
+from itercomp_rl.items import RewardReport
+from itercomp_rl.judges.reward import reward_role
+from itercomp_rl.loop import run_rounds
+from itercomp_rl.metrics import RunLog
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.plan import Plan
+from itercomp_rl.roles import Team
+from itercomp_rl.store import weights
+from itercomp_rl.store.layout import version_place
+from itercomp_rl.store.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+# glibc gives large blocks back to the kernel at once and takes them anew at the next step; on virtual machines the page
+# faults cost more than the arithmetic of a small model.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "67108864"}
+
+
+class StoreLedger:
+    """Satisfies loop.Ledger."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def has(self, kind: str, id_: str) -> bool:
+        return self._store.has(kind, id_)
+
+    def reward_report(self, aspect: str, version: int) -> RewardReport | None:
+        if self._store.find(version_place(reward_role(aspect), version)) is None:
+            return None
+        return RewardReport(**weights.load_attrs(self._store, reward_role(aspect), version)["report"])
+
+    def has_policy(self, version: int) -> bool:
+        return self._store.find(version_place("policy", version)) is not None
+
+
+def check_models(config: Config) -> None:
+    """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
+    check_checkpoint(checkpoint_path(config.policy.model))
+    for member in config.gallery.members.values():
+        check_checkpoint(checkpoint_path(member.model))
+
+
+def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
+    """A whole run; returns the run folder with results.json in it.
+
+    Raises: IterCompError with the reason; what is committed stays, `resume` goes on from there.
+    """
+    began = time.monotonic()
+    plan = Plan(config=config)
+    _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
+    check_models(config)
+    folder = prepare_folder(config, resume=resume)
+    store = open_store(config.store_url, create=True, durable=config.store.durable)
+    with cluster(address) as log_to, MemoryPeak() as peak:
+        handles = start_workers(config, log_to)
+        log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
+        progress = RunLog(folder, tensorboard=config.tracking.tensorboard)
+        try:
+            asyncio.run(_run(config, plan, store, handles, progress))
+        finally:
+            progress.close()
+            for handle in handles.values():
+                ray.kill(handle)
+    from itercomp_rl.report import write_results
+
+    facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}
+    write_results(store, plan, folder, facts, versions())
+    return folder
+
+
+async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, WorkerHandle], progress: RunLog) -> None:
+    team = make_team(config, handles)
+    await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
+    keeper = asyncio.create_task(_keep_store_small(store))
+    try:
+        await run_rounds(plan, team, StoreLedger(store), progress)
+    finally:
+        keeper.cancel()
+
+
+async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:
+    """Old live weights are collected as the run goes on; what rounds published is kept."""
+    from itercomp_rl.store.retention import collect
+
+    while True:
+        await asyncio.sleep(every_s)
+        roles = [role for role in _roles(store) if not role.startswith("live-")]
+        keep = {(role, version) for role in roles for version in weights.versions(store, role)}
+        await asyncio.to_thread(collect, store, grace_s=60.0, now=time.time(), keep=keep)
+
+
+def _roles(store: Store) -> set[str]:
+    return {key.split("/")[1] for key in store.backend.sizes("versions")}
+
+
+def prepare_folder(config: Config, *, resume: bool) -> Path:
+    """The run folder with its config in it; an existing run is only continued with `resume` and the same config.
+
+    Raises: ConfigError if the folder holds a run and `resume` is off, or the config differs in more than its actors.
+    """
+    folder = config.run_folder
+    file = folder / "config.yaml"
+    if file.exists():
+        if not resume:
+            raise ConfigError(
+                f"run.name is {config.run.name!r}, and {folder} holds such a run: continue it with --resume, "
+                "or choose another run.name"
+            )
+        old = config_from(OmegaConf.to_container(OmegaConf.load(file)))
+        differing = [
+            key for key, value in to_tree(config).items() if value != to_tree(old)[key] and key not in _MAY_CHANGE
+        ]
+        if differing:
+            raise ConfigError(
+                f"--resume with another {', '.join(differing)}: a run keeps its settings; give the old ones ({file}), "
+                "or start a new run under another run.name"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(to_tree(config)), file)
+    except OSError as error:
+        raise ConfigError(f"run.dir is {config.run.dir!r}: {folder} cannot be written ({error})") from error
+    return folder
+
+
+_MAY_CHANGE = ("actors", "tracking", "store")
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Ray for the time of a run: the job's own cluster, one named on purpose, or a private local one.
+
+    A cluster that merely happens to run here is never joined.
+    """
+    inside_job = "RAY_ADDRESS" in os.environ and address is None
+    env = {"env_vars": MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "runtime_env": env}
+    temporary = None
+    if inside_job:
+        ray.init(**quiet)
+    elif address:
+        ray.init(address=address, **quiet)
+    else:
+        temporary = tempfile.mkdtemp(prefix="ray-")  # short: sockets live below it
+        ray.init(address="local", include_dashboard=False, _temp_dir=temporary, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def start_workers(config: Config, _: None = None) -> dict[str, WorkerHandle]:
+    """Every process of the run, by label, once all of them answer.
+
+    Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.
+    """
+    specs = workers(config)
+    check_room(specs, ray.cluster_resources())
+    handles = {spec.label: _start(spec, config) for spec in specs}
+    waiting = {handle.ready.remote(): label for label, handle in handles.items()}
+    ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=config.actors.start_timeout_s)
+    if late:
+        raise StuckError(
+            f"{', '.join(waiting[ref] for ref in late)} did not start within actors.start_timeout_s "
+            f"({config.actors.start_timeout_s:g} s): look at the worker logs, or raise the limit"
+        )
+    for fact in ray.get(ready):
+        log.debug("process %(label)s: pid %(pid)s on %(host)s", fact)
+    return handles
+
+
+def _start(spec: WorkerSpec, config: Config) -> WorkerHandle:
+    remote = ray.remote(Worker).options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_restarts=-1)
+    return remote.remote(spec, config)
+
+
+def make_team(config: Config, handles: dict[str, WorkerHandle]) -> Team:
+    """Each role as one object, over the processes that hold its members."""
+    limit, retries = config.actors.progress_timeout_s, config.actors.max_retries
+    by_kind: dict[str, list[RemoteRole]] = {}
+    for spec in workers(config):
+        for role in spec.roles:
+            by_kind.setdefault(role.kind, []).append(RemoteRole(handles[spec.label], spec.label, role.name, limit))
+    ranks = sorted(by_kind["policy_learner"], key=lambda role: int(role.role.rsplit("-", 1)[1]))
+    backend = "nccl" if config.actors.policy_learners.gpus else "gloo"
+    learners = {role.role.split("-", 1)[1]: role for role in by_kind["reward_learner"]}
+    return Team(
+        sampler=SamplerPool(by_kind["sampler"], retries),
+        judge=JudgePool(by_kind["judge"], retries),
+        reward_learners={aspect: RemoteRewardLearner(learners[aspect]) for aspect in config.prompts.aspects},
+        roller=RollerPool(by_kind["roller"], retries),
+        policy_learner=PolicyLearnerGroup(ranks, backend, limit),
+    )
+
+
+class MemoryPeak:
+    """The highest resident memory of this process and all it started, sampled twice a second.
+
+    Pages that processes share count for each.
+    """
+
+    def __init__(self) -> None:
+        self.mib = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "MemoryPeak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._done.wait(0.5):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue  # ended since it was listed
+            self.mib = max(self.mib, total / 2**20)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    names = ("torch", "diffusers", "transformers", "ray", "deepspeed", "zarr", "numpy")
+    return {name: metadata.version(name) for name in names}
+
+
+def load_run(run_: str | Path) -> tuple[Config, Store]:
+    """The config and store of a run folder, or of a run's name under ./runs. Raises: ConfigError if there is none."""
+    folder = Path(run_)
+    if not (folder / "config.yaml").exists():
+        folder = Path("runs") / str(run_)
+    file = folder / "config.yaml"
+    if not file.exists():
+        raise ConfigError(f"{str(run_)!r} is no run: give a run folder, or the name of one under ./runs")
+    tree = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(tree, dict)
+    tree["run"] |= {"dir": str(folder.absolute().parent), "name": folder.absolute().name}
+    config = config_from(tree)
+    return config, open_store(config.store_url, durable=config.store.durable)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """JSON for people and programs, in one piece or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)

@@ -1,0 +1,74 @@
+"""What a policy checkpoint must be, checked from its index alone: no torch, so a bad configuration fails at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from itercomp_rl.errors import CheckpointError
+
+# Pipeline class of model_index.json -> the components whose weights a policy needs, besides text encoders.
+WEIGHTS_NEEDED = {
+    "StableDiffusionPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
+    "StableDiffusionXLPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
+    "StableDiffusion3Pipeline": {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"},
+    "FluxPipeline": {"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL"},
+}
+
+
+def check_checkpoint(folder_or_hub_id: str | Path) -> str:
+    """The pipeline class of a diffusers checkpoint that can be a policy; reads its index, or fetches it from the hub.
+
+    Raises: CheckpointError if there is none, its class is not supported, a component is of another class, or a folder
+    lacks safetensors weights (pickled weights are never read).
+    """
+    index = _load_index(folder_or_hub_id)
+    name = index.get("_class_name")
+    if name not in WEIGHTS_NEEDED:
+        raise CheckpointError(
+            f"{folder_or_hub_id} is a {name} checkpoint: a policy must be one of {', '.join(WEIGHTS_NEEDED)}"
+        )
+    for component, class_needed in WEIGHTS_NEEDED[name].items():
+        found = (index.get(component) or [None, None])[1]
+        if found != class_needed:
+            raise CheckpointError(f"{folder_or_hub_id} has a {component} of class {found}: {class_needed} is needed")
+        if Path(folder_or_hub_id).is_dir():
+            _check_weights(Path(folder_or_hub_id) / component)
+    return name
+
+
+def _load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
+    folder = Path(folder_or_hub_id)
+    path = folder / "model_index.json" if folder.is_dir() else _fetch_index(str(folder_or_hub_id))
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no model_index.json: give a folder made by a diffusers pipeline's save_pretrained"
+        )
+    try:
+        index = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise CheckpointError(f"{path} holds a {type(index).__name__}: the index of a diffusers pipeline is an object")
+    return index
+
+
+def _fetch_index(hub_id: str) -> Path:
+    # Imported here: a local folder, the usual case, must not pay for the hub client.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(hf_hub_download(hub_id, "model_index.json"))
+    except HFValidationError as error:
+        raise CheckpointError(f"{hub_id} is neither a folder here nor a hub id like 'owner/name'") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise CheckpointError(
+            f"{hub_id} is no folder here, and its model_index.json could not be fetched from the hub: {error}"
+        ) from error
+
+
+def _check_weights(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json: the checkpoint is incomplete")
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder} has no .safetensors weights: save the pipeline with safe_serialization=True")

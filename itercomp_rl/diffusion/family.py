@@ -1,0 +1,62 @@
+"""From a checkpoint to a policy: the table of the families that can learn."""
+
+import inspect
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.diffusion.flux import Flux
+from itercomp_rl.diffusion.policy import Family, Policy
+from itercomp_rl.diffusion.sd import StableDiffusion
+from itercomp_rl.diffusion.sd3 import StableDiffusion3
+from itercomp_rl.diffusion.sdxl import StableDiffusionXL
+from itercomp_rl.errors import ConfigError
+
+FAMILIES: dict[str, tuple[type[DiffusionPipeline], Family]] = {
+    "StableDiffusionPipeline": (StableDiffusionPipeline, StableDiffusion()),
+    "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, StableDiffusionXL()),
+    "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, StableDiffusion3()),
+    "FluxPipeline": (FluxPipeline, Flux()),
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Part of some pipelines, never of a policy: they judge or read images.
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+def load_policy(
+    folder_or_hub_id: str | Path,
+    *,
+    dtype: str = "fp32",
+    device: str | torch.device = "cpu",
+    resolution_px: int | None = None,
+    with_text_encoders: bool = True,
+) -> Policy:
+    """A policy in evaluation mode, all its weights frozen; a learner unfreezes `trainable`.
+
+    dtype: of the network and the text encoders; the VAE is always float32. resolution_px: side of its square images,
+    None for the checkpoint's own. with_text_encoders: False spares their memory where prompts come encoded.
+    Raises: CheckpointError if the checkpoint cannot be a policy; ConfigError for an unknown dtype or resolution.
+    """
+    name = check_checkpoint(folder_or_hub_id)
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}: must be one of {', '.join(DTYPES)}")
+    pipeline_class, family = FAMILIES[name]
+    left_out = set(_UNUSED) & set(inspect.signature(pipeline_class).parameters)
+    if not with_text_encoders:
+        left_out |= set(family.text_components)
+    pipeline = pipeline_class.from_pretrained(
+        str(folder_or_hub_id),
+        dtype={"default": DTYPES[dtype], "vae": torch.float32},
+        use_safetensors=True,
+        **dict.fromkeys(left_out),
+    )
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(False).eval()
+    return Policy(pipeline.to(device), family, resolution_px=resolution_px)

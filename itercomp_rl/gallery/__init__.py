@@ -1,0 +1,1 @@
+"""Who draws: the systems whose images are compared."""

@@ -1,0 +1,137 @@
+"""The things that flow: prompts, orders for work, and what comes back. Plain data, small enough to send anywhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+ASPECTS = ("attribute", "spatial", "non_spatial")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Prompt(id="4f1c…", text="a red circle left of a blue square", aspects=("attribute", "spatial"))."""
+
+    id: str
+    text: str
+    aspects: tuple[str, ...] = ASPECTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRef:
+    """A model that draws: where its checkpoint lies, which published weights replace it, and how it draws.
+
+    ModelRef(name="policy-2", checkpoint="embedded:base", role="policy", version=2, num_steps=10, guidance=1.0)
+    """
+
+    name: str
+    checkpoint: str
+    role: str | None = None  # weights/<role> in the store, on top of the checkpoint
+    version: int | None = None
+    num_steps: int
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawOrder:
+    """One image per prompt and seed by one model, to be committed as segment `kind`/`id`."""
+
+    kind: str  # "images" (gallery) or "evaluations"
+    id: str
+    round: int
+    model: ModelRef
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef:
+    """One image in the store: row `row` of segment images/`segment`."""
+
+    segment: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOrder:
+    """Rank the images of some prompts, to be committed as rankings/`id`.
+
+    `images` holds, for each prompt, every model's image. With `earlier`, the id of another rankings segment of the same
+    prompts, only `newcomers` are placed, by reward models of version `reward_version`; else all are ranked afresh.
+    """
+
+    id: str
+    round: int
+    prompts: tuple[Prompt, ...]
+    images: tuple[Mapping[str, ImageRef], ...]
+    newcomers: tuple[str, ...] = ()
+    earlier: str | None = None
+    reward_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRef:
+    """The judge prefers image `winner` to image `loser` on one aspect of one prompt."""
+
+    prompt: Prompt
+    winner: ImageRef
+    loser: ImageRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardOrder:
+    """Learn one aspect's reward model from `rankings`' pairs; publish it as `reward-<aspect>` version `version`."""
+
+    aspect: str
+    round: int
+    version: int
+    start_version: int | None  # None = the trunk
+    rankings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardReport:
+    """How good a published reward model is, on pairs of prompts it never learned from."""
+
+    aspect: str
+    version: int
+    accuracy: float
+    num_pairs: int
+    mean: float
+    std: float
+    weight: float  # what the policy loss multiplies it with; 0 = not trusted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutOrder:
+    """Denoise without gradient under live policy `version`: latents from `seeds`, each up to its own mid step."""
+
+    index: int
+    role: str  # store role of the live weights
+    version: int
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    mid_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Latents [B, C, H, W] float32 at each image's mid step; lives in Ray's object store for a second."""
+
+    index: int
+    version: int
+    prompts: tuple[Prompt, ...]
+    mid_steps: tuple[int, ...]
+    latents: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyOrder:
+    """Learn the policy of one round, from `start_version` (None = the checkpoint), against published reward models."""
+
+    round: int
+    start_version: int | None
+    live_role: str  # store role under which every update's weights are published for the rollers
+    rewards: Mapping[str, RewardReport]
+    rankings: tuple[str, ...]  # where the gallery images of the pre-training loss are listed

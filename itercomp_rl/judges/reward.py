@@ -1,0 +1,54 @@
+"""Reward models as judges: they score images, and place newcomers in rankings that others gave."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
+from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store
+
+
+def reward_role(aspect: str) -> str:
+    """The store role under which an aspect's reward models are published."""
+    return f"reward-{aspect}"
+
+
+def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device: torch.device) -> RewardEnsemble:
+    """The published reward models of some aspects, frozen, in evaluation mode; the trunk gives their architecture."""
+    models = {}
+    for aspect, version in versions.items():
+        model = load_reward(Path(checkpoint_path(trunk))).float()
+        model.load_state_dict(weights.load(store, reward_role(aspect), version))
+        models[aspect] = model.to(device).eval().requires_grad_(False)
+    return RewardEnsemble(models)
+
+
+@torch.no_grad()
+def score_images(
+    ensemble: RewardEnsemble, images: NDArray[np.uint8], prompts: Sequence[str], batch: int = 64
+) -> dict[str, NDArray[np.float32]]:
+    """Standardised rewards [N] per aspect of images [N, H, W, 3]."""
+    device = ensemble.model(ensemble.aspects[0]).reward_mean.device
+    parts: dict[str, list[NDArray[np.float32]]] = {aspect: [] for aspect in ensemble.aspects}
+    for start in range(0, len(images), batch):
+        pixels = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2).float() / 255
+        for aspect, score in ensemble.score(pixels, ensemble.tokenize(prompts[start : start + batch])).items():
+            parts[aspect].append(score.cpu().numpy())
+    return {aspect: np.concatenate(found) for aspect, found in parts.items()}
+
+
+def place_newcomers(
+    earlier: Ranking, scores: Mapping[str, float], newcomers: Sequence[str], rule: PlacingRule
+) -> Ranking:
+    """The earlier ranking with every newcomer in its place, best newcomer first; the given order stays undisturbed."""
+    places = earlier.places
+    for newcomer in sorted(newcomers, key=lambda name: -scores[name]):
+        places = place_newcomer(places, scores, newcomer, rule)
+    return Ranking(prompt_id=earlier.prompt_id, aspect=earlier.aspect, places=places)

@@ -1,0 +1,198 @@
+"""What one run will do, as orders for work: who draws which prompts when, under which ids and seeds.
+
+Everything follows from the config and its seed, so a resumed run plans the same work and finds what is done already.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from itercomp_rl.config import Config
+from itercomp_rl.items import DrawOrder, ImageRef, ModelRef, Prompt, RankOrder, RolloutOrder
+from itercomp_rl.prompts import held_out_prompts, training_prompts
+from itercomp_rl.seeds import seed_of
+
+BASE = "base policy"  # the policy before the first round, in tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The work of a run; pure bookkeeping."""
+
+    config: Config
+
+    @cached_property
+    def _training(self) -> tuple[list[Prompt], list[Prompt]]:
+        return training_prompts(self.config.prompts, self.config.run.seed)
+
+    @cached_property
+    def gallery_prompts(self) -> list[Prompt]:
+        """The prompts that every gallery model draws."""
+        return self._training[0]
+
+    @cached_property
+    def policy_prompts(self) -> list[Prompt]:
+        """The prompts that feedback learning draws from."""
+        return self._training[1]
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds the run has."""
+        return self.config.run.rounds
+
+    @property
+    def rollouts_per_update(self) -> int:
+        """Rollouts that make up one batch of the policy learner."""
+        return self.config.policy.batch // self.config.policy.rollout_batch
+
+    def policy(self, after_round: int) -> ModelRef:
+        """The policy that round `after_round` published; -1 is the base."""
+        policy = self.config.policy
+        return ModelRef(
+            name=BASE if after_round < 0 else f"policy-{after_round}",
+            checkpoint=policy.model,
+            role=None if after_round < 0 else "policy",
+            version=None if after_round < 0 else after_round,
+            num_steps=policy.num_steps,
+            guidance=policy.guidance,
+        )
+
+    def founders(self, round_: int) -> list[ModelRef]:
+        """The configured members that join at `round_`."""
+        members = self.config.gallery.members.items()
+        return [
+            ModelRef(name=name, checkpoint=member.model, num_steps=member.num_steps, guidance=member.guidance)
+            for name, member in members
+            if member.join_round == round_
+        ]
+
+    def newcomers(self, round_: int) -> list[ModelRef]:
+        """Every model that joins the gallery at `round_`, last round's policy included."""
+        found = self.founders(round_)
+        if round_ > 0 and self.config.gallery.policy_joins:
+            found.append(self.policy(round_ - 1))
+        return found
+
+    def segments(self) -> list[tuple[int, int]]:
+        """The gallery's prompts cut into units of work, as (start, stop)."""
+        size, total = self.config.gallery.segment, len(self.gallery_prompts)
+        return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def draw_orders(self, round_: int, segment: int) -> list[DrawOrder]:
+        """What the newcomers of a round must draw for one segment of prompts."""
+        start, stop = self.segments()[segment]
+        prompts = tuple(self.gallery_prompts[start:stop])
+        return [
+            DrawOrder(
+                kind="images",
+                id=_images_id(model.name, segment),
+                round=round_,
+                model=model,
+                prompts=prompts,
+                seeds=tuple(seed_of(self.config.run.seed, "gallery", model.name, prompt.id) for prompt in prompts),
+            )
+            for model in self.newcomers(round_)
+        ]
+
+    def rankings_id(self, round_: int, segment: int) -> str:
+        """Where the ranking of a segment's prompts in a round is kept."""
+        return f"r{round_:03d}-{segment:05d}"
+
+    def rankings(self, round_: int) -> tuple[str, ...]:
+        """All rankings of a round."""
+        return tuple(self.rankings_id(round_, i) for i in range(len(self.segments())))
+
+    def rank_order(self, round_: int, segment: int) -> RankOrder:
+        """Rank every image of a segment's prompts, or place the newcomers in the last ranking."""
+        start, stop = self.segments()[segment]
+        models = [model.name for r in range(round_ + 1) for model in self.newcomers(r)]
+        images = {name: _images_id(name, segment) for name in models}
+        placing = round_ > 0 and self.config.judge.later_rounds == "reward"
+        return RankOrder(
+            id=self.rankings_id(round_, segment),
+            round=round_,
+            prompts=tuple(self.gallery_prompts[start:stop]),
+            images=tuple(
+                {name: ImageRef(segment=id_, row=row) for name, id_ in images.items()} for row in range(stop - start)
+            ),
+            newcomers=tuple(model.name for model in self.newcomers(round_)) if placing else (),
+            earlier=self.rankings_id(round_ - 1, segment) if placing else None,
+            reward_version=round_ - 1 if placing else None,
+        )
+
+    def rollout_order(self, round_: int, index: int, live: tuple[str, int]) -> RolloutOrder:
+        """Rollout `index` of a round under `live` (role, version); the run's seed sets prompts, noise and mid steps."""
+        policy, prompts = self.config.policy, self.policy_prompts
+        size = policy.rollout_batch
+        rng = np.random.default_rng(seed_of(self.config.run.seed, "rollout", round_, index))
+        return RolloutOrder(
+            index=index,
+            role=live[0],
+            version=live[1],
+            prompts=tuple(prompts[i] for i in self._prompt_rows(round_, index, size)),
+            seeds=tuple(int(seed) for seed in rng.integers(2**62, size=size)),
+            mid_steps=tuple(int(step) for step in rng.integers(policy.mid_low, policy.mid_high + 1, size=size)),
+        )
+
+    def _prompt_rows(self, round_: int, index: int, size: int) -> list[int]:
+        """Rows of the policy's prompts, every prompt once before any comes again."""
+        total = len(self.policy_prompts)
+        rows = []
+        for place in range(index * size, (index + 1) * size):
+            lap, at = divmod(place, total)
+            rows.append(int(self._lap(round_, lap)[at]))
+        return rows
+
+    def _lap(self, round_: int, lap: int) -> np.ndarray:
+        if (round_, lap) not in self._laps:
+            self._laps.clear()
+            rng = np.random.default_rng(seed_of(self.config.run.seed, "prompt order", round_, lap))
+            self._laps[round_, lap] = rng.permutation(len(self.policy_prompts))
+        return self._laps[round_, lap]
+
+    @cached_property
+    def _laps(self) -> dict[tuple[int, int], np.ndarray]:
+        return {}
+
+    def evaluated(self) -> list[ModelRef]:
+        """Every model whose score is reported, the base first."""
+        gallery = [model for r in range(self.rounds) for model in self.founders(r)]
+        return [self.policy(-1), *gallery, *(self.policy(r) for r in range(self.rounds))]
+
+    def evaluation_orders(self, model: ModelRef, split: str = "test") -> list[DrawOrder]:
+        """Held-out images of a model, drawn with the seeds that every model gets."""
+        evaluation = self.config.evaluation
+        num = evaluation.images_per_aspect if split == "test" else evaluation.seen_images_per_aspect
+        if not num:
+            return []
+        chosen = held_out_prompts(self.config.prompts, num, evaluation.seed, split)
+        return draw_evaluations(model, chosen, evaluation.seed, split, self.config.gallery.segment)
+
+
+def draw_evaluations(
+    model: ModelRef, chosen: list[tuple[Prompt, int]], seed: int, split: str, segment: int
+) -> list[DrawOrder]:
+    """Orders to draw (prompt, repeat) with seeds that depend on these alone, cut into segments."""
+    orders = []
+    for number, start in enumerate(range(0, len(chosen), segment)):
+        part = chosen[start : start + segment]
+        orders.append(
+            DrawOrder(
+                kind="evaluations",
+                id=f"{split}-s{seed}-{_plain(model.name)}-{number:05d}",
+                round=-1 if model.version is None else model.version,
+                model=model,
+                prompts=tuple(prompt for prompt, _ in part),
+                seeds=tuple(seed_of(seed, "evaluation", prompt.id, repeat) for prompt, repeat in part),
+            )
+        )
+    return orders
+
+
+def _images_id(model: str, segment: int) -> str:
+    return f"{_plain(model)}-{segment:05d}"
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

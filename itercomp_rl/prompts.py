@@ -1,0 +1,136 @@
+"""Where prompts come from: the embedded world's language, or files; training and held-out ones never mix."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from itercomp_rl.config import PromptsConfig
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.items import Prompt
+from itercomp_rl.seeds import seed_of
+from itercomp_rl.shapes.scenes import World, caption, draw_scenes, parse
+
+
+def prompt_id(text: str) -> str:
+    """A stable name for a prompt's text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shapes_prompts(world: World, split: str, num: int, seed: int) -> list[Prompt]:
+    """`num` different prompts of a split of the embedded world.
+
+    Raises: ConfigError if the split holds no combination or fewer than `num` different prompts.
+    """
+    if not world.combinations(split):
+        raise ConfigError(f"prompts.world leaves no combination for the {split} split: allow more colours or shapes")
+    rng = np.random.default_rng(seed)
+    found: dict[str, Prompt] = {}
+    for _ in range(50):
+        for scene in draw_scenes(world, split, num, rng):
+            text = caption(scene, int(rng.integers(4)))
+            found.setdefault(text, Prompt(id=prompt_id(text), text=text, aspects=scene.aspects))
+            if len(found) == num:
+                return list(found.values())
+    raise ConfigError(
+        f"the {split} split of prompts.world has only about {len(found)} prompts, {num} were asked for: "
+        "lower the number"
+    )
+
+
+def file_prompts(file: str | Path, aspects: list[str]) -> list[Prompt]:
+    """Prompts of a text file (one a line) or a JSON list of strings or {"text", "aspects"?}; repeated texts count once.
+
+    Raises: ConfigError if the file is missing, unreadable, empty or holds an empty prompt.
+    """
+    path = Path(file)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt file {str(file)!r} cannot be read: {error}") from error
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"prompt file {str(file)!r} is not JSON: {error}") from error
+        rows = [row if isinstance(row, dict) else {"text": row} for row in rows]
+    else:
+        rows = [{"text": line} for line in content.splitlines() if line.strip()]
+    found: dict[str, Prompt] = {}
+    for place, row in enumerate(rows, 1):
+        text = str(row.get("text", "")).strip()
+        if not text:
+            raise ConfigError(f"prompt file {str(file)!r}: entry {place} has no text")
+        found.setdefault(text, Prompt(id=prompt_id(text), text=text, aspects=tuple(row.get("aspects", aspects))))
+    if not found:
+        raise ConfigError(f"prompt file {str(file)!r} holds no prompt")
+    return list(found.values())
+
+
+def world_of(config: PromptsConfig) -> World:
+    """The embedded world's subset that a config names; ConfigError if a word is not of the language."""
+    try:
+        return World(
+            colours=tuple(config.world.colours),
+            shapes=tuple(config.world.shapes),
+            relations=tuple(config.world.relations),
+        )
+    except ValueError as error:
+        raise ConfigError(f"prompts.{error}") from error
+
+
+def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """The gallery's prompts and the policy's, both of the training split."""
+    if config.source == "shapes":
+        world = world_of(config)
+        gallery = shapes_prompts(world, "train", config.gallery, seed_of(seed, "gallery prompts"))
+        return gallery, shapes_prompts(world, "train", config.policy, seed_of(seed, "policy prompts"))
+    assert config.train_file
+    found = file_prompts(config.train_file, config.aspects)
+    order = np.random.default_rng(seed_of(seed, "gallery prompts")).permutation(len(found))
+    shuffled = [found[i] for i in order]
+    if len(found) < config.gallery:
+        raise ConfigError(f"prompts.gallery is {config.gallery}, but {config.train_file!r} holds {len(found)} prompts")
+    return shuffled[: config.gallery], shuffled[: config.policy]
+
+
+def held_out_prompts(
+    config: PromptsConfig, num_per_aspect: int, seed: int, split: str = "test"
+) -> list[tuple[Prompt, int]]:
+    """Prompts of a split, each with a repeat number, until every aspect has `num_per_aspect` images."""
+    if config.source == "shapes":
+        world = world_of(config)
+        pool = [
+            Prompt(id=prompt_id(text), text=text, aspects=scene.aspects)
+            for scene in world.scenes(split)
+            for text in dict.fromkeys(caption(scene, way) for way in range(4))
+        ]
+    else:
+        assert config.train_file and config.test_file
+        pool = file_prompts(config.test_file if split == "test" else config.train_file, config.aspects)
+    if not pool:
+        raise ConfigError(f"there is no prompt in the {split} split of prompts.world: allow more colours or shapes")
+    order = np.random.default_rng(seed_of(seed, "held out", split)).permutation(len(pool))
+    # A prompt counts for its most particular aspect; all of them are attribute prompts too.
+    kinds = sorted({prompt.aspects[-1] for prompt in pool})
+    wanted = {kind: num_per_aspect if kind != "attribute" or len(kinds) == 1 else num_per_aspect // 4 for kind in kinds}
+    chosen: list[tuple[Prompt, int]] = []
+    for repeat in range(num_per_aspect):
+        for i in order:
+            kind = pool[i].aspects[-1]
+            if wanted[kind] > 0:
+                chosen.append((pool[i], repeat))
+                wanted[kind] -= 1
+    return chosen
+
+
+def user_prompts(file: str | Path, config: PromptsConfig) -> list[Prompt]:
+    """Prompts a user wrote for an evaluation; in the embedded world each must be of its language."""
+    found = file_prompts(file, config.aspects)
+    if config.source != "shapes":
+        return found
+    try:
+        return [Prompt(id=p.id, text=p.text, aspects=parse(p.text).aspects) for p in found]
+    except ValueError as error:
+        raise ConfigError(f"prompt file {str(file)!r}: {error}") from error

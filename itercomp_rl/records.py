@@ -1,0 +1,119 @@
+"""What rankings records hold, and the pairs and images that learners read from them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from itercomp_rl.items import ImageRef, PairRef, Prompt, RankOrder
+from itercomp_rl.ranking import Ranking, is_held_out, pairs_of
+from itercomp_rl.seeds import seed_of
+from itercomp_rl.store.store import Store
+
+IMAGES = "images"
+RANKINGS = "rankings"
+
+
+def rankings_attrs(order: RankOrder, rankings: Sequence[Mapping[str, Ranking]]) -> dict[str, Any]:
+    """The document of a rankings record: per prompt its images and one ranking per aspect."""
+    return {
+        "round": order.round,
+        "prompts": [
+            {
+                "prompt": asdict(prompt),
+                "images": {model: [ref.segment, ref.row] for model, ref in images.items()},
+                "rankings": {
+                    aspect: {
+                        "places": ranking.places,
+                        "scores": None if ranking.scores is None else dict(ranking.scores),
+                    }
+                    for aspect, ranking in by_aspect.items()
+                },
+            }
+            for prompt, images, by_aspect in zip(order.prompts, order.images, rankings, strict=True)
+        ],
+    }
+
+
+def prompt_of(tree: Mapping[str, Any]) -> Prompt:
+    """A Prompt from its JSON form."""
+    return Prompt(id=tree["id"], text=tree["text"], aspects=tuple(tree["aspects"]))
+
+
+def load_rankings(store: Store, id_: str) -> list[tuple[Prompt, dict[str, ImageRef], dict[str, Ranking]]]:
+    """Every prompt of a rankings record with its images and rankings."""
+    found = []
+    for entry in store.get(RANKINGS, id_).attrs["prompts"]:
+        prompt = prompt_of(entry["prompt"])
+        images = {model: ImageRef(segment=segment, row=row) for model, (segment, row) in entry["images"].items()}
+        rankings = {
+            aspect: Ranking(
+                prompt_id=prompt.id,
+                aspect=aspect,
+                places=tuple(tuple(place) for place in ranking["places"]),
+                scores=ranking["scores"],
+            )
+            for aspect, ranking in entry["rankings"].items()
+        }
+        found.append((prompt, images, rankings))
+    return found
+
+
+def load_pairs(
+    store: Store, ids: Sequence[str], aspect: str, *, margin: float, flip: float, held_out: float, seed: int
+) -> tuple[list[PairRef], list[PairRef]]:
+    """The pairs of one aspect from rankings records: (to learn from, held out), split by prompt.
+
+    margin: two images whose scores differ by no more make no pair. flip: share of the pairs to learn from that are
+    turned round, by a draw fixed per pair, as people disagree; held-out pairs stay as judged.
+    """
+    train: list[PairRef] = []
+    kept: list[PairRef] = []
+    for id_ in ids:
+        for prompt, images, rankings in load_rankings(store, id_):
+            if aspect not in rankings:
+                continue
+            is_kept = is_held_out(prompt.id, held_out, seed)
+            for winner, loser in _models(rankings[aspect], margin):
+                drawn = np.random.default_rng(seed_of(seed, "flip", aspect, prompt.id, winner, loser)).random()
+                if not is_kept and drawn < flip:
+                    winner, loser = loser, winner
+                (kept if is_kept else train).append(PairRef(prompt=prompt, winner=images[winner], loser=images[loser]))
+    return train, kept
+
+
+def _models(ranking: Ranking, margin: float) -> Iterator[tuple[str, str]]:
+    scores = ranking.scores
+    for pair in pairs_of(ranking):
+        if (
+            scores is None
+            or pair.winner not in scores
+            or pair.loser not in scores
+            or scores[pair.winner] - scores[pair.loser] > margin
+        ):
+            yield pair.winner, pair.loser
+
+
+class ImageReader:
+    """Images of the store by reference; each segment is read and verified once, the latest are kept."""
+
+    def __init__(self, store: Store, kept_mib: int = 512) -> None:
+        self._store = store
+        self._kept_bytes = kept_mib * 2**20
+        self._segments: dict[str, NDArray[np.uint8]] = {}
+
+    def load(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8]:
+        """Pixels [B, H, W, 3] of the images referred to."""
+        return np.stack([self._segment(ref.segment)[ref.row] for ref in refs])
+
+    def _segment(self, id_: str) -> NDArray[np.uint8]:
+        if id_ in self._segments:
+            self._segments[id_] = self._segments.pop(id_)  # most recently used last
+            return self._segments[id_]
+        images = self._store.get(IMAGES, id_).arrays["images"]
+        self._segments[id_] = images
+        while len(self._segments) > 1 and sum(part.nbytes for part in self._segments.values()) > self._kept_bytes:
+            self._segments.pop(next(iter(self._segments)))
+        return images

@@ -1,0 +1,110 @@
+"""What a run leaves for people: results.json, a table, a picture of the same prompts before and after each round."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+
+from itercomp_rl.config import to_tree
+from itercomp_rl.plan import Plan
+from itercomp_rl.results import aspects_tree, off_palette_mean
+from itercomp_rl.store.store import Store
+
+
+def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any], versions: dict[str, str]) -> None:
+    """results.json, results.txt (the table) and images.png in the run folder.
+
+    `facts` of an earlier part of the same run are added up: seconds sum, memory takes the higher peak.
+    """
+    earlier = json.loads((folder / "results.json").read_text()) if (folder / "results.json").exists() else {}
+    tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
+    if plan.config.evaluation.seen_images_per_aspect:
+        tree["aspects_seen"] = aspects_tree(store, plan, "train")
+    tree["off_palette"] = {
+        model.name: off_palette_mean(store, [order.id for order in plan.evaluation_orders(model)]).tree()
+        for model in plan.evaluated()
+    }
+    tree |= {
+        "wall_s": round(facts["wall_s"] + earlier.get("wall_s", 0.0), 1),
+        "peak_rss_mb": max(facts["peak_rss_mb"], earlier.get("peak_rss_mb", 0)),
+        "phases": [*earlier.get("phases", []), *facts["phases"]],
+        "config": to_tree(plan.config),
+        "versions": versions,
+        "seeds": {"run": plan.config.run.seed, "evaluation": plan.config.evaluation.seed},
+    }
+    _write(folder / "results.json", json.dumps(tree, indent=2) + "\n")
+    console = Console(width=120, record=True, file=(folder / "results.txt").open("w", encoding="utf-8"))
+    console.print(score_table(tree["aspects"]))
+    write_grid(store, plan, folder / "images.png")
+
+
+def _write(path: Path, text: str) -> None:
+    new = path.with_suffix(path.suffix + ".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+
+
+def score_table(aspects: dict[str, Any]) -> Table:
+    """Models down, aspects across: mean +- standard error (images); the last line is the paired gain."""
+    table = Table(title="held-out prompts, oracle score in 0..1, mean ± standard error clustered by prompt (images)")
+    table.add_column("model")
+    for aspect in aspects:
+        table.add_column(aspect, justify="right")
+    table.add_column("mean", justify="right")
+    first = next(iter(aspects.values()))
+    _row(table, "base policy", [tree["base"] for tree in aspects.values()])
+    for name in first["gallery"]:
+        _row(table, f"gallery: {name}", [tree["gallery"][name] for tree in aspects.values()])
+    table.add_section()
+    for round_ in range(len(first["rounds"])):
+        _row(table, f"policy, round {round_ + 1}", [tree["rounds"][round_] for tree in aspects.values()])
+    if first["paired_gain"]:
+        table.add_section()
+        _row(table, "paired gain over the base", [tree["paired_gain"] for tree in aspects.values()], sign="+")
+    return table
+
+
+def _row(table: Table, name: str, cells: list[dict[str, Any]], sign: str = "") -> None:
+    mean = sum(cell["mean"] for cell in cells) / len(cells)
+    table.add_row(
+        name, *(f"{cell['mean']:{sign}.3f} ± {cell['se']:.3f} ({cell['n']})" for cell in cells), f"{mean:{sign}.3f}"
+    )
+
+
+def write_grid(store: Store, plan: Plan, file: Path) -> None:
+    """The same held-out prompts and seeds, a row each: base, then every round."""
+    models = [plan.policy(-1), *(plan.policy(r) for r in range(plan.rounds))]
+    columns, captions = [], []
+    for model in models:
+        order = plan.evaluation_orders(model)[0]
+        columns.append(store.get("evaluations", order.id).arrays["images"])
+        captions = [prompt.text for prompt in order.prompts]
+    num = min(plan.config.evaluation.grid_prompts, len(captions))
+    # Spread over the segment, so that different prompts are seen.
+    rows = [int(i) for i in np.linspace(0, len(captions) - 1, num).round()]
+    titles = ["base", *(f"round {r + 1}" for r in range(plan.rounds))]
+    save_grid(file, [[column[row] for column in columns] for row in rows], [captions[row] for row in rows], titles)
+
+
+def save_grid(
+    file: Path, rows: list[list[np.ndarray]], captions: list[str], titles: list[str], side: int = 128
+) -> None:
+    """Pictures in rows with a caption on the left and a title over each column."""
+    margin, top, gap = 190, 24, 6
+    sheet = Image.new("RGB", (margin + len(titles) * (side + gap), top + len(rows) * (side + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(13)
+    for j, title in enumerate(titles):
+        draw.text((margin + j * (side + gap), 4), title, fill="black", font=font)
+    for i, (images, caption) in enumerate(zip(rows, captions, strict=True)):
+        y = top + i * (side + gap)
+        draw.multiline_text((6, y + 6), textwrap.fill(caption, 26), fill="black", font=font)
+        for j, image in enumerate(images):
+            scaled = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(scaled, (margin + j * (side + gap), y))
+    sheet.save(file)

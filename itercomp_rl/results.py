@@ -1,0 +1,122 @@
+"""What a run reached: scores with n and standard errors, gains paired with the base, from the grades in the store."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from itercomp_rl.items import ModelRef
+from itercomp_rl.plan import Plan
+from itercomp_rl.store.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """One image's grade of one aspect: the prompt and repeat make the pairing between models."""
+
+    prompt: str
+    score: float
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """A mean, its standard error clustered by prompt, and the number of images."""
+
+    mean: float
+    se: float
+    n: int
+
+    def tree(self) -> dict[str, float | int]:
+        """Plain numbers for JSON."""
+        return {"mean": round(self.mean, 5), "se": round(self.se, 5), "n": self.n}
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
+    """Mean of values whose errors are shared within a cluster: images of one prompt are not independent.
+
+    The standard error is the usual sandwich one with G / (G - 1) for G clusters; infinite for a single cluster.
+    Raises: ValueError if there is no value or lengths differ.
+    """
+    if len(values) != len(clusters) or not values:
+        raise ValueError(f"{len(values)} values and {len(clusters)} clusters: one cluster per value, at least one")
+    mean = float(np.mean(values))
+    sums: defaultdict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    num = len(sums)
+    squares = sum(total**2 for total in sums.values())
+    se = math.sqrt(squares * num / (num - 1)) / len(values) if num > 1 else math.inf
+    return Mean(mean=mean, se=se, n=len(values))
+
+
+def load_grades(store: Store, plan: Plan, model: ModelRef, split: str = "test") -> dict[str, list[Graded]]:
+    """Grades of a model's held-out images per aspect, in the order every model shares."""
+    return grades_of(store, [order.id for order in plan.evaluation_orders(model, split)])
+
+
+def grades_of(store: Store, ids: Sequence[str]) -> dict[str, list[Graded]]:
+    """Grades of evaluation segments per aspect."""
+    found: dict[str, list[Graded]] = {}
+    for id_ in ids:
+        for row in store.get("grades", id_).attrs["rows"]:
+            for aspect, (score, passed) in row["grades"].items():
+                found.setdefault(aspect, []).append(Graded(prompt=row["prompt"], score=score, passed=passed))
+    return found
+
+
+def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean:
+    """Mean share of pixels that belong to no colour of the world: artefacts."""
+    rows = [row for id_ in ids for row in store.get("grades", id_).attrs["rows"]]
+    return clustered_mean([row["off_palette"] for row in rows], [row["prompt"] for row in rows])
+
+
+def score(grades: Sequence[Graded]) -> Mean:
+    """Mean gradual score."""
+    return clustered_mean([grade.score for grade in grades], [grade.prompt for grade in grades])
+
+
+def gain(grades: Sequence[Graded], base: Sequence[Graded]) -> Mean:
+    """Mean of the differences between images of the same prompt and seed."""
+    if [g.prompt for g in grades] != [g.prompt for g in base]:
+        raise ValueError("the two models were not evaluated on the same prompts")
+    return clustered_mean([g.score - b.score for g, b in zip(grades, base, strict=True)], [g.prompt for g in grades])
+
+
+def aspects_tree(store: Store, plan: Plan, split: str = "test") -> dict[str, Any]:
+    """The `aspects` object of results.json, of every model evaluated so far."""
+    refs = {ref.name: ref for ref in plan.evaluated()}
+    base = plan.policy(-1).name
+    rounds = [plan.policy(r).name for r in range(plan.rounds)]
+    done = {
+        name: load_grades(store, plan, ref, split)
+        for name, ref in refs.items()
+        if all(store.has("grades", order.id) for order in plan.evaluation_orders(ref, split))
+    }
+    return aspects_of(done, base, [name for name in rounds if name in done])
+
+
+def aspects_of(
+    grades: Mapping[str, Mapping[str, Sequence[Graded]]], base: str, rounds: Sequence[str]
+) -> dict[str, Any]:
+    """Scores per aspect of the base, the rounds and everyone else, and the last round's paired gain."""
+    found = {}
+    for aspect in grades[base]:
+        strict = {
+            name: [Graded(prompt=g.prompt, score=float(g.passed), passed=g.passed) for g in by[aspect]]
+            for name, by in grades.items()
+        }
+        found[aspect] = {
+            "base": score(grades[base][aspect]).tree(),
+            "rounds": [score(grades[name][aspect]).tree() for name in rounds],
+            "gallery": {
+                name: score(by[aspect]).tree() for name, by in grades.items() if name != base and name not in rounds
+            },
+            "paired_gain": gain(grades[rounds[-1]][aspect], grades[base][aspect]).tree() if rounds else None,
+            "paired_gain_by_round": [gain(grades[name][aspect], grades[base][aspect]).tree() for name in rounds],
+            "pass_rate": {name: score(by).tree() for name, by in strict.items()},
+        }
+    return found

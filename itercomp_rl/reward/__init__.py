@@ -1,0 +1,1 @@
+"""Reward models: the scorer, what it learns from pairs, and its files."""

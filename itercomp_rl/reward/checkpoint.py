@@ -1,0 +1,242 @@
+"""Files of a reward model: this project's folders, and the official IterComp and ImageReward checkpoints."""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from pickle import UnpicklingError  # only the error's class: torch raises it for a file that holds code
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.reward.model import RewardConfig, RewardModel
+
+FORMAT = "itercomp-reward-1"
+IMAGEREWARD_MEAN, IMAGEREWARD_STD = 0.16717362830052426, 1.0333394966054072
+BERT = "google-bert/bert-base-uncased"
+
+_VISION_BLOCK = {
+    "norm1": "layer_norm1",
+    "attn.qkv": "self_attn.qkv",
+    "attn.proj": "self_attn.projection",
+    "norm2": "layer_norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_TEXT_ATTENTION = ("self.query", "self.key", "self.value", "output.dense", "output.LayerNorm")
+_TEXT_LAYER = (
+    *(f"attention.{part}" for part in _TEXT_ATTENTION),
+    *(f"crossattention.{part}" for part in _TEXT_ATTENTION),
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+_UNUSED = re.compile(r"(.*\.)?position_ids|blip\.(vision|text)_proj\.(weight|bias)")
+_HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
+
+
+def official_names(config: RewardConfig) -> dict[str, str]:
+    """Official name -> name here of every weight, in the order in which the official model lists (and freezes) them."""
+    v, t = "blip.visual_encoder", "blip.text_encoder"
+    names = {
+        f"{v}.cls_token": "vision.embeddings.class_embedding",
+        f"{v}.pos_embed": "vision.embeddings.position_embedding",
+        **_affine(f"{v}.patch_embed.proj", "vision.embeddings.patch_embedding"),
+    }
+    for i in range(config.vision["num_hidden_layers"]):
+        for theirs, ours in _VISION_BLOCK.items():
+            names |= _affine(f"{v}.blocks.{i}.{theirs}", f"vision.encoder.layers.{i}.{ours}")
+    names |= _affine(f"{v}.norm", "vision.post_layernorm")
+    for table in ("word_embeddings", "position_embeddings"):
+        names[f"{t}.embeddings.{table}.weight"] = f"text.embeddings.{table}.weight"
+    names |= _affine(f"{t}.embeddings.LayerNorm", "text.embeddings.LayerNorm")
+    for i in range(config.text["num_hidden_layers"]):
+        for part in _TEXT_LAYER:
+            names |= _affine(f"{t}.encoder.layer.{i}.{part}", f"text.encoder.layer.{i}.{part}")
+    for i in _head_indices(config):
+        names |= _affine(f"mlp.layers.{i}", f"mlp.layers.{i}")
+    return names
+
+
+def save_reward(model: RewardModel, folder: Path) -> None:
+    """Write weights, calibration, config and tokenizer to a new folder, which appears complete or not at all.
+
+    Raises: CheckpointError if the folder exists: checkpoints are written once.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists: reward models are written once, choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(partial)
+        config = {"format": FORMAT, "has_tokenizer": model.tokenizer is not None, **asdict(model.config)}
+        (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        partial.chmod(0o755)  # mkdtemp lets only the owner in
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_reward(folder: Path) -> RewardModel:
+    """A saved reward model on the CPU, in eval mode, in the dtype it was saved in.
+
+    Raises: CheckpointError for a missing or foreign folder, or weights that do not fit the config.
+    """
+    folder = Path(folder)
+    stored = _read_config(folder / "config.json")
+    has_tokenizer = stored.pop("has_tokenizer")
+    tokenizer = None
+    if has_tokenizer:
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(f"{folder} lacks tokenizer.json: copy the whole folder")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    try:
+        config = RewardConfig(**stored)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    return _model_of(config, tokenizer, _read_tensors(folder / "model.safetensors"), str(folder))
+
+
+def load_official(
+    source: str | Path,
+    config: RewardConfig | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    *,
+    mean: float = IMAGEREWARD_MEAN,
+    std: float = IMAGEREWARD_STD,
+) -> RewardModel:
+    """An official state dict as a float32 reward model in eval mode; keys with or without a leading `module.`.
+
+    Args: source is a local .pt, .pth, .bin or .safetensors file, or "owner/name:file" on the Hugging Face hub, such as
+    "zai-org/ImageReward:ImageReward.pt". config defaults to ImageReward's sizes. mean and std are ImageReward-v1's; a
+    head trained anew needs `calibrate`.
+    Raises: CheckpointError for a file that is missing, holds code, is no flat dict of tensors, or has other keys or
+    shapes than `config`, which are listed.
+    """
+    path = _local_file(source)
+    config = config or RewardConfig()
+    state = _read_tensors(path)
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    ours_of = official_names(config)
+    renamed = {ours_of.get(key, key): tensor.float() for key, tensor in state.items() if not _UNUSED.fullmatch(key)}
+    renamed |= {"reward_mean": torch.tensor(mean), "reward_std": torch.tensor(std)}
+    return _model_of(config, tokenizer, renamed, str(source), {ours: theirs for theirs, ours in ours_of.items()})
+
+
+def load_official_tokenizer(source: str | Path = BERT) -> PreTrainedTokenizerFast:
+    """BERT's tokenizer with [DEC] and [ENC] appended, as BLIP's text encoder was trained: ids 30522 and 30523.
+
+    Args: source is a local folder or a name on the Hugging Face hub.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise CheckpointError(f"{source} is a {type(tokenizer).__name__}: must be a fast tokenizer (tokenizer.json)")
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+    return tokenizer
+
+
+def _affine(theirs: str, ours: str) -> dict[str, str]:
+    return {f"{theirs}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")}
+
+
+def _head_indices(config: RewardConfig) -> list[int]:
+    """Places of the linear layers among the dropouts: 0, 2, 4, 6, 7 for three dropouts and five layers."""
+    dropouts = len(config.mlp_dropouts)
+    return [i + min(i, dropouts) for i in range(len(config.mlp_widths) + 1)]
+
+
+def _model_of(
+    config: RewardConfig,
+    tokenizer: PreTrainedTokenizerFast | None,
+    state: Mapping[str, Tensor],
+    source: str,
+    told_as: Mapping[str, str] | None = None,
+) -> RewardModel:
+    with torch.device("meta"):  # no time or memory for weights that are about to be replaced
+        model = RewardModel(config, tokenizer)
+    _check_fit(model.state_dict(), state, source, told_as or {})
+    model.load_state_dict(dict(state), assign=True)
+    positions = torch.arange(config.text["max_position_embeddings"]).expand((1, -1))
+    # the one buffer that no checkpoint holds
+    model.text.embeddings.register_buffer("position_ids", positions, persistent=False)
+    if stranded := [name for name, tensor in model.named_buffers() if tensor.is_meta]:
+        raise CheckpointError(f"{source} leaves {stranded} without values: this transformers version is not supported")
+    return model.eval()
+
+
+def _check_fit(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str, told_as: Mapping[str, str]
+) -> None:
+    missing = [told_as.get(name, name) for name in wanted if name not in given]
+    unknown = [name for name in given if name not in wanted]
+    misfits = [
+        f"{told_as.get(name, name)} {list(given[name].shape)} for {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    if missing or unknown or misfits:
+        raise CheckpointError(
+            f"{source} does not fit the reward config: {len(missing)} missing {missing}, {len(unknown)} unknown "
+            f"{unknown}, {len(misfits)} of other shape {misfits}; give the config the weights were trained with"
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:  # Any: parsed JSON, checked by RewardConfig
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: give the folder that save_reward wrote")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path} is not of format {FORMAT!r}: give the folder that save_reward wrote")
+    expected = {"has_tokenizer", *(f.name for f in fields(RewardConfig))}
+    if expected != stored.keys():
+        raise CheckpointError(f"{path} differs from this version's settings in {sorted(expected ^ stored.keys())}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+
+
+def _local_file(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if found := _HUB_FILE.fullmatch(str(source)):
+        return Path(hf_hub_download(found["repo"], found["file"]))
+    raise CheckpointError(f"{source} does not exist: give a local file, or owner/name:file on the Hugging Face hub")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused, as it is damaged or holds code and not tensors alone: {error}"
+        ) from error
+    except (SafetensorError, EOFError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read, it may be cut short: {error}") from error
+    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path} is not a flat dict of tensors: save model.state_dict() alone")
+    return state
+
+
+def _read_torch(path: Path) -> object:
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise CheckpointError(f"{path} ends in {path.suffix!r}: must be .pt, .pth, .bin or .safetensors")
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,444 @@
+"""Reward models of steps 4 and 6: how well an image keeps one aspect of its prompt, differentiable in the image.
+
+BLIP's vision tower and its text encoder, which looks at the image in every layer, then a linear head on token 0.
+The layers are transformers' own; the forward pass is written here so that attention is fused, the last text layer
+computes only the one token the head reads, several captions share one image, and several aspects one vision prefix.
+"""
+
+# B images, C captions of each image, L text tokens, N image tokens, D image width, W text width, H W pixels in images
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel, PreTrainedTokenizerFast
+from transformers.models.blip.modeling_blip import BlipEncoderLayer
+from transformers.models.blip.modeling_blip_text import BlipTextAttention, BlipTextLayer
+
+from itercomp_rl.errors import ConfigError
+
+Sizes = Mapping[str, Any]  # Any: handed on to transformers' config classes, which check each value
+
+# An epsilon off by its library default moves the reward by .008 (vision) or .07 (text); the vision tower's default
+# initializer_range, 1e-10, would start it all but dead.
+_VISION_CONSTANTS: Sizes = {
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu",
+    "initializer_range": 0.02,
+    "attention_dropout": 0.0,
+}
+_TEXT_CONSTANTS: Sizes = {
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "initializer_range": 0.02,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "pad_token_id": 0,
+}
+_TOWER_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+_VISION_SIZES = (*_TOWER_SIZES, "patch_size")
+_TEXT_SIZES = (*_TOWER_SIZES, "vocab_size", "max_position_embeddings")
+_VIT_LARGE: Sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 16}
+_MED_BERT: Sizes = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "vocab_size": 30524,
+    "max_position_embeddings": 512,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Sizes of a reward model; the defaults are ImageReward's, which IterComp starts from.
+
+    vision and text use transformers' names (BlipVisionConfig, BlipTextConfig) and must state every size;
+    intermediate_size is 4 x hidden_size unless given, epsilons and dropouts are BLIP's unless given.
+    mlp_widths are the hidden widths of the head, mlp_dropouts follow the first of them, drop_path is the last vision
+    block's chance to be skipped in training (it grows linearly from 0). mlp_init: imagereward draws N(0, 1/(width+1)),
+    nearly silent, for a head about to be loaded; unit_gain keeps the scale, for a head that starts from nothing.
+
+    Example: RewardConfig(image_size=32, vision={"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "patch_size": 4}, text={"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 60,
+        "max_position_embeddings": 16}, max_text_tokens=16, mlp_init="unit_gain")
+    Raises: ConfigError for an unknown or missing size, or sizes that do not fit each other.
+    """
+
+    vision: Sizes = field(default_factory=lambda: dict(_VIT_LARGE))
+    text: Sizes = field(default_factory=lambda: dict(_MED_BERT))
+    image_size: int = 224  # pixels
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    max_text_tokens: int = 35
+    mlp_widths: tuple[int, ...] = (1024, 128, 64, 16)
+    mlp_dropouts: tuple[float, ...] = (0.2, 0.2, 0.1)
+    mlp_init: str = "imagereward"
+    drop_path: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vision", _complete("vision", self.vision, _VISION_SIZES, _VISION_CONSTANTS))
+        object.__setattr__(self, "text", _complete("text", self.text, _TEXT_SIZES, _TEXT_CONSTANTS))
+        patch = self.vision["patch_size"]
+        if self.image_size % patch:
+            raise ConfigError(f"reward image_size is {self.image_size}: must be a multiple of patch_size {patch}")
+        if not 0 < self.max_text_tokens <= self.text["max_position_embeddings"]:
+            raise ConfigError(
+                f"reward max_text_tokens is {self.max_text_tokens}: must be 1 to text max_position_embeddings "
+                f"({self.text['max_position_embeddings']})"
+            )
+        if len(self.mlp_dropouts) > len(self.mlp_widths):
+            raise ConfigError(
+                f"reward mlp_dropouts are {self.mlp_dropouts}: at most one for each of mlp_widths {self.mlp_widths}"
+            )
+        if not 0 <= self.drop_path < 1:
+            raise ConfigError(f"reward drop_path is {self.drop_path}: must be 0 (keep all) or more, and below 1")
+        if self.mlp_init not in _HEAD_STD:
+            raise ConfigError(f"reward mlp_init is {self.mlp_init!r}: must be one of {sorted(_HEAD_STD)}")
+
+
+def _complete(tower: str, given: Sizes, sizes: Sequence[str], constants: Sizes) -> dict[str, Any]:
+    known = [*sizes, *constants, "intermediate_size"]
+    for key in given:
+        if key not in known:
+            near = " or ".join(difflib.get_close_matches(key, known, n=1) or known)
+            raise ConfigError(f"reward {tower} has {key!r}, which is no setting of it: did you mean {near}?")
+    if missing := [key for key in sizes if key not in given]:
+        raise ConfigError(f"reward {tower} lacks {missing}: state every size of the tower")
+    width, heads = given["hidden_size"], given["num_attention_heads"]
+    if width % heads:
+        raise ConfigError(f"reward {tower} hidden_size is {width}: must be a multiple of num_attention_heads {heads}")
+    return {"intermediate_size": 4 * width, **constants, **given}
+
+
+class TextTokens(NamedTuple):
+    """Captions as the text encoder reads them: ids and 0/1 mask, int64 [B,L], or [B,C,L] for C captions an image."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+
+class LinearHead(nn.Module):
+    """The stack of linear layers that turns token 0 [*,W] into a raw reward [*]; dropout between, no activation.
+
+    A product of matrices: ImageReward's head as trained, not an oversight here.
+    """
+
+    def __init__(self, config: RewardConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = config.text["hidden_size"]
+        std = _HEAD_STD[config.mlp_init]
+        for i, next_width in enumerate((*config.mlp_widths, 1)):
+            linear = nn.Linear(width, next_width)
+            nn.init.normal_(linear.weight, std=std(config.text["hidden_size"], width))
+            nn.init.zeros_(linear.bias)
+            layers.append(linear)
+            if i < len(config.mlp_dropouts):
+                layers.append(nn.Dropout(config.mlp_dropouts[i]))
+            width = next_width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.layers(feature).squeeze(-1)
+
+
+_HEAD_STD = {
+    "imagereward": lambda text_width, fan_in: 1 / (text_width + 1),
+    "unit_gain": lambda text_width, fan_in: fan_in**-0.5,
+}
+
+
+class RewardModel(nn.Module):
+    """One aspect's scorer. `forward` gives raw rewards to learn from, `score` standardised ones to compare or to climb.
+
+    reward_mean and reward_std are buffers, so they travel with the weights; 0 and 1 until `calibrate`.
+    Initial weights follow from `seed` alone and leave the global generator as it was. Built in train mode, as modules
+    are: `score` refuses it, since dropout alone moves a score by about its own spread.
+    Raises: ConfigError for a tokenizer without padding token or with more tokens than the text encoder.
+    """
+
+    reward_mean: Tensor
+    reward_std: Tensor
+
+    def __init__(
+        self, config: RewardConfig, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0
+    ) -> None:
+        super().__init__()
+        _check_tokenizer(tokenizer, config.text["vocab_size"])
+        self.config = config
+        self.tokenizer = tokenizer
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.vision = BlipVisionModel(BlipVisionConfig(image_size=config.image_size, **config.vision))
+            # is_decoder builds the cross-attention; the mask below is not causal all the same
+            self.text = BlipTextModel(
+                BlipTextConfig(
+                    is_decoder=True,
+                    encoder_hidden_size=config.vision["hidden_size"],
+                    bos_token_id=None,
+                    eos_token_id=None,
+                    sep_token_id=None,
+                    **config.text,
+                ),
+                add_pooling_layer=False,
+            )
+            self.mlp = LinearHead(config)
+        self.register_buffer("reward_mean", torch.tensor(0.0))
+        self.register_buffer("reward_std", torch.tensor(1.0))
+
+    def tokenize(self, prompts: Sequence[str]) -> TextTokens:
+        """Ids and mask [B, max_text_tokens], padded and truncated, on the model's device."""
+        if self.tokenizer is None:
+            raise ConfigError("this reward model has no tokenizer: give one to RewardModel, or load one that was saved")
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.config.max_text_tokens,
+            return_tensors="pt",
+        )
+        device = self.reward_mean.device
+        return TextTokens(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+
+    def preprocess(self, image_B3HW: Tensor) -> Tensor:
+        """Images of any size in 0..1 -> [B,3,S,S]: shorter side to S (bicubic, antialias), centre crop, normalised."""
+        if not image_B3HW.is_floating_point() or image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3:
+            raise ValueError(
+                f"image is {image_B3HW.dtype} {list(image_B3HW.shape)}: must be floats in 0..1, shaped [B,3,H,W]"
+            )
+        image = _shorter_side_to(self.config.image_size, image_B3HW)
+        mean, std = (image.new_tensor(c).view(3, 1, 1) for c in (self.config.image_mean, self.config.image_std))
+        return (image - mean) / std
+
+    def forward(self, image_preprocessed: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raw rewards [B] of preprocessed images [B,3,S,S] under captions [B,L]; [B,C] under C captions each."""
+        return self.score_tokens(self.encode_image(image_preprocessed), input_ids, attention_mask)
+
+    def score(self, image_B3HW: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Standardised rewards [B], float32, of images in 0..1; differentiable in the image.
+
+        Raises: RuntimeError in train mode. It is not switched off here: a score must not change a learner's mode.
+        """
+        self.require_eval()
+        return self.standardise(self(self.preprocess(image_B3HW), input_ids, attention_mask))
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """(raw - mean) / std of the held-out images the model was calibrated on."""
+        return (raw.float() - self.reward_mean.float()) / self.reward_std.float()
+
+    def calibrate(self, raw_N: Tensor) -> None:
+        """Take mean and (unbiased) standard deviation from raw rewards of held-out images.
+
+        Raises: ValueError for fewer than two, a value not finite, or no spread.
+        """
+        raw_N = raw_N.detach().double().flatten()
+        if raw_N.numel() < 2 or not bool(raw_N.isfinite().all()) or float(raw_N.std()) == 0:
+            raise ValueError(
+                f"cannot calibrate on {raw_N.numel()} raw rewards between {raw_N.tolist()[:8]}...: needs two or more, "
+                "finite, not all equal"
+            )
+        self.reward_mean.copy_(raw_N.mean())
+        self.reward_std.copy_(raw_N.std())
+
+    def encode_image(self, image_preprocessed: Tensor) -> Tensor:
+        """Image tokens [B,N,D]; encode once, then score any number of captions."""
+        return self.vision_suffix(self.vision_prefix(image_preprocessed, 0), 0)
+
+    def vision_prefix(self, image_preprocessed: Tensor, num_blocks: int) -> Tensor:
+        """Hidden tokens [B,N,D] after the first `num_blocks` vision blocks."""
+        return self._run_blocks(self.vision.embeddings(image_preprocessed), 0, num_blocks)
+
+    def vision_suffix(self, hidden_BND: Tensor, num_blocks: int) -> Tensor:
+        """Image tokens [B,N,D] from what `vision_prefix` gave for the same `num_blocks`."""
+        depth = len(self.vision.encoder.layers)
+        return self.vision.post_layernorm(self._run_blocks(hidden_BND, num_blocks, depth))
+
+    def score_tokens(self, image_tokens_BND: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raw rewards [B] of encoded images under captions [B,L]; [B,C] under [B,C,L]."""
+        feature = self.text_features(image_tokens_BND, input_ids, attention_mask)
+        return self.mlp(feature)
+
+    def text_features(self, image_tokens_BND: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What the head reads: the last hidden state at token 0, [B,W] or [B,C,W]; padding is masked, nothing else.
+
+        Raises: ValueError for captions longer than the position embeddings.
+        """
+        embeddings = self.text.embeddings
+        length, positions = input_ids.shape[-1], embeddings.position_embeddings.weight
+        if length > len(positions):
+            raise ValueError(f"captions have {length} tokens: the text encoder has {len(positions)} positions")
+        ids_TL, mask_T11L = input_ids.reshape(-1, length), attention_mask.reshape(-1, 1, 1, length).bool()
+        hidden = embeddings.word_embeddings(ids_TL) + positions[:length]
+        hidden = embeddings.dropout(embeddings.LayerNorm(hidden))
+        layers = self.text.encoder.layer
+        for i, layer in enumerate(layers):
+            query = hidden if i < len(layers) - 1 else hidden[:, :1]
+            hidden = _text_layer(cast(BlipTextLayer, layer), query, hidden, mask_T11L, image_tokens_BND)
+        return hidden[:, 0].view(*input_ids.shape[:-1], -1)
+
+    def require_eval(self) -> None:
+        """Raises: RuntimeError if any part is in train mode."""
+        if any(module.training for module in self.modules()):
+            raise RuntimeError("the reward model is in train mode and its score would be noise: call eval() first")
+
+    def _run_blocks(self, hidden_BND: Tensor, first: int, end: int) -> Tensor:
+        layers = self.vision.encoder.layers
+        for i in range(first, end):
+            drop_path = self.config.drop_path * i / max(len(layers) - 1, 1) if self.training else 0.0
+            hidden_BND = _vision_block(cast(BlipEncoderLayer, layers[i]), hidden_BND, drop_path)
+        return hidden_BND
+
+
+class RewardEnsemble(nn.Module):
+    """The reward models of several aspects on one device, scored on the same images.
+
+    Models trained with frozen lower blocks share them: where the patch embedding and the first blocks are frozen and
+    bit-identical in all, they run once. Rewards stay bit-equal to separate calls, image gradients equal to rounding.
+    Example: RewardEnsemble({"attribute": a, "spatial": b}).score(image, {"attribute": a.tokenize(prompts), ...})
+    """
+
+    def __init__(self, models: Mapping[str, RewardModel]) -> None:
+        super().__init__()
+        if not models:
+            raise ValueError("an ensemble needs the reward model of one aspect or more")
+        self.models = nn.ModuleDict(models)
+        self._measured: tuple[object, int] = (None, 0)
+
+    @property
+    def aspects(self) -> tuple[str, ...]:
+        """Names of the models, in the order given."""
+        return tuple(self.models)
+
+    def model(self, aspect: str) -> RewardModel:
+        """One aspect's model. Raises: ValueError for an aspect the ensemble does not hold."""
+        if aspect not in self.models:
+            raise ValueError(f"aspect is {aspect!r}: this ensemble holds {list(self.models)}")
+        return cast(RewardModel, self.models[aspect])
+
+    @property
+    def num_shared_blocks(self) -> int:
+        """Vision blocks run once for all; measured anew after any vision weight was moved, written or (un)frozen."""
+        models = [self.model(aspect) for aspect in self.aspects]
+        weights = [p for model in models for p in model.vision.parameters()]
+        state = tuple((p.data_ptr(), p._version, p.requires_grad) for p in weights)
+        if self._measured[0] != state:
+            self._measured = (state, _count_shared_blocks(models))
+        return self._measured[1]
+
+    def tokenize(self, prompts: Sequence[str]) -> dict[str, TextTokens]:
+        """Every aspect's own tokens of the same prompts."""
+        return {aspect: self.model(aspect).tokenize(prompts) for aspect in self.aspects}
+
+    def score(self, image_B3HW: Tensor, texts: Mapping[str, TextTokens]) -> dict[str, Tensor]:
+        """Standardised rewards [B] of images in 0..1 by every aspect in `texts`; as `RewardModel.score`."""
+        models = {aspect: self.model(aspect) for aspect in texts}
+        shared = self.num_shared_blocks
+        if not shared or len(texts) < 2:
+            return {aspect: model.score(image_B3HW, *texts[aspect]) for aspect, model in models.items()}
+        for model in models.values():
+            model.require_eval()
+        any_model = next(iter(models.values()))
+        prefix_BND = any_model.vision_prefix(any_model.preprocess(image_B3HW), shared)
+        rewards = {}
+        for aspect, model in models.items():
+            raw = model.score_tokens(model.vision_suffix(prefix_BND, shared), *texts[aspect])
+            rewards[aspect] = model.standardise(raw)
+        return rewards
+
+
+def _count_shared_blocks(models: Sequence[RewardModel]) -> int:
+    first, *others = models
+    if any(_vision_recipe(first) != _vision_recipe(other) for other in others):
+        return 0
+    if not _is_same_frozen([model.vision.embeddings for model in models]):
+        return 0
+    num_shared = 0
+    for blocks in zip(*(model.vision.encoder.layers for model in models), strict=False):
+        if not _is_same_frozen(blocks):
+            break
+        num_shared += 1
+    return num_shared
+
+
+def _vision_recipe(model: RewardModel) -> tuple[object, ...]:
+    """All that decides the prefix beside its weights; the number of heads cannot be read off the weights."""
+    config = model.config
+    depthless = {key: value for key, value in config.vision.items() if key != "num_hidden_layers"}
+    return depthless, config.image_size, config.image_mean, config.image_std
+
+
+def _is_same_frozen(modules: Sequence[nn.Module]) -> bool:
+    first, *others = [list(module.parameters()) for module in modules]
+    if any(p.requires_grad for p in first):
+        return False
+    return all(
+        not b.requires_grad and a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
+        for other in others
+        for a, b in zip(first, other, strict=True)
+    )
+
+
+def _shorter_side_to(size: int, image_B3HW: Tensor) -> Tensor:
+    height, width = image_B3HW.shape[-2:]
+    short = min(height, width)
+    if short != size:
+        target = (int(size * height / short), int(size * width / short))
+        image_B3HW = F.interpolate(image_B3HW, target, mode="bicubic", antialias=True, align_corners=False)
+        height, width = target
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image_B3HW[..., top : top + size, left : left + size]
+
+
+def _vision_block(layer: BlipEncoderLayer, hidden_BND: Tensor, drop_path: float) -> Tensor:
+    attention = layer.self_attn
+    query, key, value = attention.qkv(layer.layer_norm1(hidden_BND)).chunk(3, dim=-1)
+    dropout = attention.dropout.p if layer.training else 0.0
+    mixed = attention.projection(_attend(query, key, value, attention.num_heads, dropout=dropout))
+    hidden_BND = hidden_BND + _drop_path(mixed, drop_path)
+    return hidden_BND + _drop_path(layer.mlp(layer.layer_norm2(hidden_BND)), drop_path)
+
+
+def _text_layer(
+    layer: BlipTextLayer, query_TQW: Tensor, hidden_TLW: Tensor, mask_T11L: Tensor, image_BND: Tensor
+) -> Tensor:
+    """One text layer for the tokens in `query` (all, or only token 0); T = B x C captions, Q queried tokens."""
+    own = _text_attention(layer.attention, query_TQW, hidden_TLW, mask_T11L)
+    # an image's captions queue up as one long query, so that keys and values of the image are computed once
+    seen = _text_attention(layer.crossattention, own.reshape(len(image_BND), -1, own.shape[-1]), image_BND, None)
+    return layer.feed_forward_chunk(seen.view_as(own))
+
+
+def _text_attention(attention: BlipTextAttention, query: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+    inner = attention.self
+    dropout = inner.dropout.p if attention.training else 0.0
+    mixed = _attend(
+        inner.query(query), inner.key(source), inner.value(source), inner.num_attention_heads, mask, dropout
+    )
+    return attention.output(mixed, query)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _drop_path(branch_BND: Tensor, rate: float) -> Tensor:
+    if rate == 0:
+        return branch_BND
+    keep = branch_BND.new_empty(len(branch_BND), 1, 1).bernoulli_(1 - rate)
+    return branch_BND * keep / (1 - rate)
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerFast | None, vocab_size: int) -> None:
+    if tokenizer is None:
+        return
+    if tokenizer.pad_token is None:
+        raise ConfigError("the reward tokenizer has no padding token: set tokenizer.pad_token, e.g. to '[PAD]'")
+    if len(tokenizer) > vocab_size:
+        raise ConfigError(f"the reward tokenizer has {len(tokenizer)} tokens, text vocab_size is {vocab_size}: too few")

@@ -1,0 +1,82 @@
+"""What the loop may ask of whom. A local object, a test's small part and a Ray handle satisfy the same Protocols."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+
+
+class Sampler(Protocol):
+    """Draws gallery and evaluation images."""
+
+    async def draw(self, order: DrawOrder) -> None:
+        """Commit the images of `order`; done already means done at once."""
+        ...
+
+
+class Judge(Protocol):
+    """Ranks and grades images."""
+
+    async def rank(self, order: RankOrder) -> None:
+        """Commit the rankings of `order`."""
+        ...
+
+    async def grade(self, segment: str) -> None:
+        """Commit the grades of an evaluations segment under the same id."""
+        ...
+
+
+class RewardLearner(Protocol):
+    """Teaches one aspect's reward model the pairs."""
+
+    async def open(self, order: RewardOrder) -> None:
+        """Load the model and the pairs."""
+        ...
+
+    async def advance(self, num_updates: int) -> Mapping[str, float]:
+        """Make gradient updates; metrics are means over them."""
+        ...
+
+    async def publish(self) -> RewardReport:
+        """Measure on held-out pairs, calibrate, publish, let go of the memory."""
+        ...
+
+
+class Roller(Protocol):
+    """Denoises without gradient up to the mid step."""
+
+    async def roll(self, order: RolloutOrder) -> Rollout:
+        """Latents under exactly the version the order names."""
+        ...
+
+
+class PolicyLearner(Protocol):
+    """The data-parallel group that learns the policy; a call reaches every rank."""
+
+    async def open(self, order: PolicyOrder) -> int:
+        """Load policy, rewards and the newest checkpoint of this round; returns the updates already made."""
+        ...
+
+    async def update(self, number: int, rollouts: Sequence[Rollout]) -> Mapping[str, float]:
+        """One gradient update from a whole batch; publishes the live version `number` + 1."""
+        ...
+
+    async def publish(self) -> None:
+        """Publish the round's policy (its EMA) and let go of the memory."""
+        ...
+
+    async def restart(self) -> None:
+        """Rebuild the whole group after a rank died; `open` then goes on from the last checkpoint."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Team:
+    """Everyone the loop speaks to; a role with several members is spoken to as one."""
+
+    sampler: Sampler
+    judge: Judge
+    reward_learners: Mapping[str, RewardLearner]
+    roller: Roller
+    policy_learner: PolicyLearner

@@ -1,0 +1,1 @@
+"""The embedded world: procedural scenes of two shapes, a renderer, an exact oracle, and tiny models trained on them."""

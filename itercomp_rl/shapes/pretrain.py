@@ -1,0 +1,365 @@
+"""Trains every tiny model the project ships, from nothing, in one command: text, VAE, UNets, reward trunk.
+
+Each stage leaves a finished folder and is skipped when that folder is there, so a killed run goes on where it was.
+"""
+
+import logging
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from itercomp_rl.reward.checkpoint import save_reward
+from itercomp_rl.shapes.models import (
+    TEXT_WIDTH,
+    make_scheduler,
+    make_text_encoder,
+    make_tokenizer,
+    make_unet,
+    make_vae,
+    save_pipeline,
+)
+from itercomp_rl.shapes.render import place, render
+from itercomp_rl.shapes.scenes import (
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    Scene,
+    Thing,
+    World,
+    caption,
+    draw_scenes,
+    one_aspect_wrong,
+    split_of,
+)
+from itercomp_rl.shapes.training import train
+from itercomp_rl.shapes.trunk import train_trunk
+
+log = logging.getLogger(__name__)
+
+NUM_WAYS = 4  # templates taken per relation (shorter lists count round)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weakening:
+    """How a gallery member is made from another: more steps on captions wrong with these probabilities.
+
+    Long enough that the model learns to settle on one reading of an unreliable caption; cut short, it paints the
+    average.
+    """
+
+    start: str
+    num_steps: int
+    lr: float
+    attribute: float
+    spatial: float
+    non_spatial: float
+
+
+# Strengths of the gallery: each specialist keeps one aspect clean. The base is weak in all three.
+MEMBERS = {
+    "base": Weakening(start="clean", num_steps=1000, lr=8e-4, attribute=0.35, spatial=0.3, non_spatial=0.3),
+    "generalist": Weakening(start="base", num_steps=160, lr=4e-4, attribute=0.2, spatial=0.2, non_spatial=0.2),
+    "attribute": Weakening(start="clean", num_steps=500, lr=8e-4, attribute=0.0, spatial=0.35, non_spatial=0.35),
+    "spatial": Weakening(start="base", num_steps=160, lr=4e-4, attribute=0.35, spatial=0.0, non_spatial=0.35),
+    "relation": Weakening(start="base", num_steps=160, lr=4e-4, attribute=0.35, spatial=0.35, non_spatial=0.0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Lengths of the stages; the defaults are what the shipped models were made with, on two CPU cores."""
+
+    seed: int = 0
+    text_steps: int = 500
+    vae_steps: int = 1500
+    num_latents: int = 40_000
+    unet_steps: int = 3500
+    weaken: float = 1.0  # factor on the steps of every gallery member
+    num_pictures: int = 30_000
+    trunk_steps: int = 2000
+
+    def scaled(self, factor: float) -> "Recipe":
+        """Every stage shorter or longer by a factor; the seed stays."""
+        lengths = {
+            f.name: max(2, round(getattr(self, f.name) * factor))
+            for f in fields(self)
+            if f.type == "int" and f.name != "seed"
+        }
+        lengths["num_latents"] = max(500, lengths["num_latents"] // 500 * 500)
+        return replace(self, weaken=self.weaken * factor, **lengths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """Where the stages read and write: `out` gets the finished folders, `out`/work the intermediate ones."""
+
+    out: Path
+    recipe: Recipe
+
+    @property
+    def work(self) -> Path:
+        """Intermediate results, not shipped."""
+        return self.out / "work"
+
+    @cached_property
+    def captions(self) -> "Captions":
+        """Every training caption."""
+        return Captions(World())
+
+    @cached_property
+    def text_encoder(self) -> CLIPTextModel:
+        """The frozen text encoder, trained on first use."""
+        return train_text(self)
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The frozen autoencoder, trained on first use."""
+        return train_vae(self)
+
+
+class Captions:
+    """Every training scene's token ids, [scenes, NUM_WAYS, tokens]: scenes are looked up by `row`."""
+
+    def __init__(self, world: World) -> None:
+        self.tokenizer: PreTrainedTokenizerFast = make_tokenizer()
+        self.scenes = world.scenes("train")
+        self.row = {scene: i for i, scene in enumerate(self.scenes)}
+        texts = [caption(scene, way) for scene in self.scenes for way in range(NUM_WAYS)]
+        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt")["input_ids"]
+        assert isinstance(ids, Tensor)
+        if ids.shape[1] > self.tokenizer.model_max_length or (ids == self.tokenizer.get_vocab()["[UNK]"]).any():
+            raise ValueError("a caption is truncated or holds an unknown word")
+        self.ids = ids.view(len(self.scenes), NUM_WAYS, -1)
+
+
+def _slots(scene: Scene) -> dict[str, Thing]:
+    """Who is where: what the text encoder must be able to say of a prompt."""
+    ends = {
+        "left": ("left", "right"),
+        "right": ("right", "left"),
+        "above": ("top", "bottom"),
+        "below": ("bottom", "top"),
+        "inside": ("inner", "outer"),
+    }.get(scene.relation, ("one", "other"))
+    return {"first": scene.first, "second": scene.second, ends[0]: scene.first, ends[1]: scene.second}
+
+
+SLOTS = ("first", "second", "left", "right", "top", "bottom", "inner", "outer", "one", "other")
+
+
+def train_text(task: Pretraining) -> CLIPTextModel:
+    """A text encoder whose last state tells the relation and what stands left, right, on top, inside..."""
+    encoder = make_text_encoder(task.captions.tokenizer)
+    folder = task.work / "text"
+    if folder.exists():
+        return CLIPTextModel.from_pretrained(folder)
+    captions = task.captions
+    torch.manual_seed(task.recipe.seed)
+    encoder = make_text_encoder(captions.tokenizer)
+    colours, shapes = ["none", *COLOURS], ["none", *SHAPES]
+    head = nn.Linear(TEXT_WIDTH, len(RELATIONS) + len(SLOTS) * (len(colours) + len(shapes)))
+    said = [_slots(scene) for scene in captions.scenes]
+    relation = torch.tensor([RELATIONS.index(scene.relation) for scene in captions.scenes])
+    colour = torch.tensor([[colours.index(s[k].colour) if k in s else 0 for k in SLOTS] for s in said])
+    shape = torch.tensor([[shapes.index(s[k].shape) if k in s else 0 for k in SLOTS] for s in said])
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(len(captions.scenes), (256,), generator=generator)
+        ids = captions.ids[rows, torch.randint(NUM_WAYS, (256,), generator=generator)]
+        hidden = encoder(input_ids=ids).pooler_output
+        r, c, s = head(hidden).split([len(RELATIONS), len(SLOTS) * len(colours), len(SLOTS) * len(shapes)], dim=1)
+        c, s = c.view(256, len(SLOTS), -1), s.view(256, len(SLOTS), -1)
+        right = (c.argmax(-1) == colour[rows]).all(1) & (s.argmax(-1) == shape[rows]).all(1)
+        loss = F.cross_entropy(r, relation[rows])
+        loss = loss + 4 * F.cross_entropy(c.flatten(0, 1), colour[rows].flatten())
+        loss = loss + 4 * F.cross_entropy(s.flatten(0, 1), shape[rows].flatten())
+        return loss, {"right": right.float().mean().item()}
+
+    both = nn.ModuleList([encoder, head])
+    train("text", both, loss_of, num_steps=task.recipe.text_steps, lr=2e-3, folder=task.work, seed=task.recipe.seed)
+    encoder.save_pretrained(folder)
+    return encoder.eval()
+
+
+def _pictures(num: int, seed: int) -> tuple[list[Scene], Tensor]:
+    """`num` training scenes and their pixels [num, 3, 32, 32] in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    scenes = draw_scenes(World(), "train", num, rng)
+    pixels = render(scenes, [place(scene, rng) for scene in scenes])
+    return scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_vae(task: Pretraining) -> AutoencoderKL:
+    """An autoencoder whose latents have about unit variance after `scaling_factor`."""
+    folder = task.work / "vae"
+    if folder.exists():
+        return AutoencoderKL.from_pretrained(folder)
+    torch.manual_seed(task.recipe.seed)
+    vae = make_vae()
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        _, x = _pictures(32, task.recipe.seed * 1_000_003 + step)
+        posterior = vae.encode(x, return_dict=False)[0]
+        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+        pixels = vae.decode(z, return_dict=False)[0]  # pyright: ignore[reportArgumentType]  # wants FloatTensor: any Tensor
+        error = pixels - x
+        mse = error.square().mean()
+        return error.abs().mean() + 4 * mse + 2e-5 * posterior.kl().mean() / 32, {
+            "psnr_db": 10 * np.log10(4 / mse.item())
+        }
+
+    train(
+        "vae",
+        vae,
+        loss_of,
+        num_steps=task.recipe.vae_steps,
+        lr=2e-3,
+        folder=task.work,
+        ema=0.995,
+        seed=task.recipe.seed,
+    )
+    with torch.no_grad():
+        posterior = vae.encode(_pictures(512, 12345)[1], return_dict=False)[0]
+        z = posterior.sample(torch.Generator().manual_seed(0))
+    vae.register_to_config(scaling_factor=round(1 / z.std().item(), 5))
+    vae.save_pretrained(folder)
+    return vae
+
+
+def make_latents(task: Pretraining) -> tuple[Tensor, Tensor]:
+    """Scaled latents [N, 8, 8, 8] of training pictures and, per picture, caption rows [N, 4].
+
+    The four columns: right, attribute wrong, relation wrong, both wrong; a wrong caption of a held-out combination is
+    replaced by the right one, so that no stage sees such a combination.
+    """
+    path = task.work / "latents.safetensors"
+    if not path.exists():
+        rng = np.random.default_rng(task.recipe.seed + 7)
+        rows, latents = [], []
+        for start in range(0, task.recipe.num_latents, 500):
+            scenes, x = _pictures(500, 1_000_000 + start)
+            with torch.no_grad():
+                posterior = task.vae.encode(x, return_dict=False)[0]
+                z = posterior.sample(torch.Generator().manual_seed(start))
+            latents.append((z * task.vae.config["scaling_factor"]).half())
+            rows += [_caption_rows(scene, task.captions.row, rng) for scene in scenes]
+        save_file({"latents": torch.cat(latents).contiguous(), "rows": torch.tensor(rows)}, path)
+    saved = load_file(path)
+    return saved["latents"].float(), saved["rows"]
+
+
+def _caption_rows(scene: Scene, row: dict[Scene, int], rng: np.random.Generator) -> list[int]:
+    relation = scene.aspects[-1] if len(scene.aspects) > 1 else None
+    swapped = one_aspect_wrong(scene, "attribute", rng)
+    if split_of(swapped.combination) != "train":
+        swapped = scene
+    related, both = scene, swapped
+    if relation:
+        related, both = one_aspect_wrong(scene, relation, rng), one_aspect_wrong(swapped, relation, rng)
+    return [row[scene], row[swapped], row[related], row[both]]
+
+
+class LatentStream:
+    """Batches of noise-prediction examples, captions made wrong with the probabilities of a `Weakening`."""
+
+    def __init__(self, task: Pretraining) -> None:
+        self.latents, self.rows = make_latents(task)
+        captions = task.captions
+        with torch.no_grad():
+            states = [
+                task.text_encoder(input_ids=ids).last_hidden_state for ids in captions.ids.flatten(0, 1).split(512)
+            ]
+        self.states = torch.cat(states).view(*captions.ids.shape[:2], -1, TEXT_WIDTH)
+        # The second aspect of each picture: 0 none, 1 spatial, 2 non-spatial.
+        kinds = {"spatial": 1, "non_spatial": 2}
+        self.kind = torch.tensor([kinds.get(captions.scenes[r].aspects[-1], 0) for r in self.rows[:, 0].tolist()])
+
+    def batch(self, size: int, wrong: Weakening | None, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents [B,8,8,8], text states [B,T,W] and indices [B] of the pictures."""
+        pick = torch.randint(len(self.latents), (size,), generator=generator)
+        column = torch.zeros(size, dtype=torch.long)
+        if wrong:
+            chance = torch.tensor([0.0, wrong.spatial, wrong.non_spatial])[self.kind[pick]]
+            column = (torch.rand(size, generator=generator) < wrong.attribute).long()
+            column += 2 * (torch.rand(size, generator=generator) < chance).long()
+        way = torch.randint(NUM_WAYS, (size,), generator=generator)
+        return self.latents[pick], self.states[self.rows[pick, column], way], pick
+
+
+def train_unet(task: Pretraining, stream: LatentStream, name: str) -> UNet2DConditionModel:
+    """The clean model from nothing (`name` "clean"), or a gallery member from the model it starts from."""
+    folder = task.work / f"unet-{name}"
+    if folder.exists():
+        return UNet2DConditionModel.from_pretrained(folder)
+    torch.manual_seed(task.recipe.seed)
+    wrong = MEMBERS.get(name)
+    unet = train_unet(task, stream, wrong.start) if wrong else make_unet()
+    scheduler: DDIMScheduler = make_scheduler()
+
+    def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        x0, states, _ = stream.batch(64, wrong, generator)
+        # Binding is decided at high noise: 70 % of the examples come from there.
+        low = torch.rand(len(x0), generator=generator) < 0.3
+        t = torch.randint(500, 1000, (len(x0),), generator=generator)
+        t = torch.where(low, t - 500, t)
+        noise = torch.randn(x0.shape, generator=generator)
+        noised = scheduler.add_noise(x0, noise, t)  # type: ignore[arg-type]
+        target = scheduler.get_velocity(x0, noise, t)  # type: ignore[arg-type]
+        loss = F.mse_loss(unet(noised, t, states).sample, target)
+        return loss, {}
+
+    steps, lr = (
+        (max(1, round(wrong.num_steps * task.recipe.weaken)), wrong.lr) if wrong else (task.recipe.unet_steps, 1.5e-3)
+    )
+    train(
+        f"unet-{name}",
+        unet,
+        loss_of,
+        num_steps=steps,
+        lr=lr,
+        folder=task.work,
+        ema=0.98 if wrong else 0.999,
+        seed=task.recipe.seed,
+    )
+    unet.save_pretrained(folder)
+    return unet
+
+
+def pretrain(out: Path, recipe: Recipe) -> None:
+    """Every stage in order; finished stages are skipped."""
+    task = Pretraining(out=out, recipe=recipe)
+    stream = LatentStream(task)
+    for name in MEMBERS:
+        folder = out / name
+        if not folder.exists():
+            unet = train_unet(task, stream, name)
+            save_pipeline(folder, task.captions.tokenizer, task.text_encoder, task.vae, unet)
+            log.info("saved %s", folder)
+    make_trunk(task, stream)
+
+
+def make_trunk(task: Pretraining, stream: LatentStream) -> None:
+    """The reward trunk, from pictures that the base and the clean model predict in mid-flight."""
+    folder = task.out / "trunk"
+    if folder.exists():
+        return
+    sources = (task.vae, [train_unet(task, stream, name) for name in ("base", "clean")], task.text_encoder)
+    recipe = task.recipe
+    model, accuracies = train_trunk(
+        task.work,
+        task.captions.tokenizer,
+        sources,
+        num_pictures=recipe.num_pictures,
+        num_steps=recipe.trunk_steps,
+        seed=recipe.seed,
+    )
+    log.info("trunk: held-out accuracy %s", {key: round(value, 3) for key, value in accuracies.items()})
+    save_reward(model.half(), folder)

@@ -1,0 +1,170 @@
+"""Keys and bytes: one small layer over obstore, with create-only writes that last and errors that say what to do."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+from itercomp_rl.errors import StoreError
+from itercomp_rl.store.layout import attempt_name
+
+_ELSEWHERE = "or point store.url elsewhere"
+_WAYS_OUT = {
+    errno.ENOSPC: f"the disk is full: free space there {_ELSEWHERE}; nothing was published, call again",
+    errno.EDQUOT: f"the quota is used up: free space there {_ELSEWHERE}; nothing was published, call again",
+    errno.EACCES: f"no permission: let this user read and write there {_ELSEWHERE}",
+    errno.EPERM: f"not permitted: let this user read, write and hard-link there {_ELSEWHERE}",
+    errno.EOPNOTSUPP: "this file system lacks hard links, which create-only writes need: point store.url elsewhere",
+    errno.EROFS: f"the file system is read-only: mount it for writing {_ELSEWHERE}",
+    errno.EEXIST: "a file is there: point store.url at a directory",
+    errno.ENOTDIR: "a part of that path is a file: point store.url at a directory",
+}
+
+
+@contextmanager
+def explaining(url: str, doing: str) -> Iterator[None]:
+    """Turn what obstore or the operating system raises into a StoreError that says what failed, why, the way out."""
+    try:
+        yield
+    except (BaseError, OSError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        number = re.search(r"os error (\d+)", reason)
+        code = int(number[1]) if number else error.errno if isinstance(error, OSError) else None
+        way_out = _WAYS_OUT.get(code or 0, f"check store.url, its credentials and permissions, {_ELSEWHERE}")
+        raise StoreError(f"store {url}: could not {doing} ({reason}): {way_out}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """The objects of one store by key; `root` is the directory of a local one, None elsewhere.
+
+    Every method raises StoreError when the store cannot do what it was asked.
+    """
+
+    url: str
+    objects: ObjectStore
+    root: Path | None
+    durable: bool
+
+    def read(self, key: str) -> bytes | None:
+        """Bytes of one object, None if there is none."""
+        with explaining(self.url, f"read {key}"), suppress(FileNotFoundError):
+            return bytes(obstore.get(self.objects, key).bytes())
+        return None
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put one object, atomically, over any that is there."""
+        with explaining(self.url, f"write {key}"):
+            obstore.put(self.objects, key, data)
+
+    def create(self, key: str, data: bytes, time_s: float) -> bool:
+        """Put one object where there is none, all or nothing; False if there is one already.
+
+        On a durable disk the bytes are flushed before the key appears, and its directories before this returns.
+        """
+        with explaining(self.url, f"create {key}"):
+            try:
+                if self.root is None or not self.durable:
+                    obstore.put(self.objects, key, data, mode="create")
+                else:
+                    self._create_durably(self.root, key, data, f"staging/{attempt_name(time_s)}")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def _create_durably(self, root: Path, key: str, data: bytes, staged: str) -> None:
+        obstore.put(self.objects, staged, data)
+        _flush(root / staged)
+        try:
+            obstore.rename(self.objects, staged, key, overwrite=False)  # a hard link: it fails where the key exists
+        except BaseError:
+            obstore.delete(self.objects, staged)
+            raise
+        self._flush_directories_above(root, root / key)
+
+    def flush(self, folder: str) -> None:
+        """Make a folder of written objects survive a power loss; object stores have done so by themselves."""
+        if self.root is None or not self.durable:
+            return
+        with explaining(self.url, f"flush {folder}"):
+            for directory, _, files in os.walk(self.root / folder):
+                for file in files:
+                    _flush(Path(directory, file))
+                _flush(Path(directory))
+            self._flush_directories_above(self.root, self.root / folder)
+
+    @staticmethod
+    def _flush_directories_above(root: Path, path: Path) -> None:
+        for directory in path.parents:
+            _flush(directory)
+            if directory == root:
+                return
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Keys below a prefix (whole steps of a key), sorted, and their sizes in bytes."""
+        with explaining(self.url, f"list {prefix}"):
+            batches = obstore.list(self.objects, prefix=prefix, chunk_size=1000)
+            return dict(sorted((meta["path"], meta["size"]) for batch in batches for meta in batch))
+
+    def delete(self, key: str) -> None:
+        """Delete one object; fine if there is none."""
+        with explaining(self.url, f"delete {key}"), suppress(FileNotFoundError):
+            obstore.delete(self.objects, key)
+
+    def delete_folder(self, folder: str) -> None:
+        """Delete everything below a folder; fine if there is nothing."""
+        with explaining(self.url, f"delete {folder}"):
+            if self.root is None:
+                obstore.delete(self.objects, list(self.sizes(folder)))
+                return
+            while (self.root / folder).exists():
+                with suppress(FileNotFoundError):  # another collector is deleting it too
+                    shutil.rmtree(self.root / folder)
+
+    def check_create_only(self, time_s: float) -> None:
+        """Refuse a store where two writers could both create one key. Raises: StoreError."""
+        key = f"staging/{attempt_name(time_s)}"
+        self.create(key, b"first", time_s)
+        is_refused = not self.create(key, b"second", time_s)
+        self.delete(key)
+        if not is_refused:
+            raise StoreError(
+                f"store {self.url}: a create-only write went over an object that was there, so two writers of one "
+                "record could both win; use a local disk, or an object store that honours If-None-Match on PUT"
+            )
+
+
+def connect(url: str, *, create: bool, durable: bool) -> Backend:
+    """What a URL names: `file:///dir` or a path, `s3://`, `gs://`, `az://`, or `memory://`, a fresh one each time.
+
+    Credentials and endpoints come from the environment, as obstore reads them. Raises: StoreError.
+    """
+    if url.startswith(("s3://", "gs://", "az://")):
+        with explaining(url, "connect"):
+            return Backend(url=url, objects=from_url(url), root=None, durable=durable)
+    if url == "memory://":
+        return Backend(url=url, objects=MemoryStore(), root=None, durable=durable)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) and not url.startswith("file:///"):
+        raise StoreError(f"store.url is {url!r}: must be file:///dir, a path, s3://, gs://, az:// or memory://")
+    root = Path(unquote(urlsplit(url).path) if url.startswith("file:///") else url).expanduser().absolute()
+    with explaining(root.as_uri(), "open it"):
+        if not create and not root.exists():
+            raise StoreError(f"no store at {root.as_uri()}: check store.url, or create one there (create=True)")
+        return Backend(url=root.as_uri(), objects=LocalStore(root, mkdir=create), root=root, durable=durable)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""Every key of the store, who writes it, and what the marker of a record says.
+
+    key                                         written by                      how often
+    store.json                                  whoever creates the store       once: the schema version
+    segments/<kind>/<id>/<attempt>/             one writer, a Zarr v3 group     once, never changed
+    commits/<kind>/<id>.json                    that writer, after the segment  create-only: the record is visible
+    weights/<role>/v<version>-<attempt>/        a learner, a Zarr v3 group      once, never changed
+    versions/<role>/<version>.json              that learner, after the weights create-only: the highest is the latest
+    leases/<reader>.json                        its reader                      overwritten
+    retired/<role>/v<version>-<attempt>.json    the collector                   before it deletes a version's marker
+    staging/<attempt>                           a marker on its way to a disk   renamed, or an orphan
+An attempt's name says when it began, so that the collector can tell an orphan from work in progress.
+"""
+
+import hashlib
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from itercomp_rl.errors import CorruptRecordError, InvalidNameError, StoreError
+
+SCHEMA = 1
+HEADER_KEY = "store.json"
+CHUNK_BYTES = 16 * 2**20
+ATTEMPT_LIFETIME_S = 6 * 3600.0  # a writer slower than this may not publish: the collector could be deleting its data
+WAY_OUT = "restore it from a copy, or delete its marker and repeat the work that made it"
+JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_MARKER = re.compile(r"commits/([^/]+)/([^/]+)\.json|versions/([^/]+)/(\d{8})\.json")
+_FOLDER = re.compile(r"((?:segments/[^/]+/[^/]+/|weights/[^/]+/v\d{8}-)\d{10}-[0-9a-f]{12})/.+")
+_ATTEMPT = re.compile(r"(\d{10})-[0-9a-f]{12}")
+_CRC32C = {"name": "crc32c"}
+_LITTLE_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
+
+def checked_name(name: str) -> str:
+    """The name itself, if it can be one step of a key and nothing more. Raises: InvalidNameError."""
+    if not _NAME.fullmatch(name) or name == "zarr.json":
+        raise InvalidNameError(
+            f"store name {name!r}: use 1 to 200 of A-Z a-z 0-9 . _ -, no leading dot, not 'zarr.json'"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one record lives: `data` and then an attempt's name is its folder, `marker` makes one attempt visible."""
+
+    marker: str
+    data: str
+
+
+def record_place(kind: str, id_: str) -> Place:
+    """Place of the record `id_` of a kind, such as images, rankings or pairs."""
+    step = f"{checked_name(kind)}/{checked_name(id_)}"
+    return Place(marker=f"commits/{step}.json", data=f"segments/{step}/")
+
+
+def version_place(role: str, version: int) -> Place:
+    """Place of one version of a role's weights; eight digits, so that names sort as numbers do."""
+    if not 0 <= version < 10**8:
+        raise InvalidNameError(f"weights version {version} of {role}: must be 0 to 99999999")
+    return Place(marker=f"versions/{checked_name(role)}/{version:08d}.json", data=f"weights/{role}/v{version:08d}-")
+
+
+def place_of_marker(marker: str) -> Place:
+    """Inverse of `record_place` and `version_place`, from a listed key. Raises: StoreError for a key of neither."""
+    match = _MARKER.fullmatch(marker)
+    if not match:
+        raise StoreError(f"{marker} is not a key this software writes: move it out of the store")
+    return record_place(match[1], match[2]) if match[1] else version_place(match[3], int(match[4]))
+
+
+def attempt_name(time_s: float) -> str:
+    """A name nobody else has, that says when it began (unix seconds): `1700000000-5f2a9c01d3e4`."""
+    return f"{int(time_s):010d}-{secrets.token_hex(6)}"
+
+
+def attempt_time(key: str) -> float | None:
+    """When the attempt that a folder or staged marker belongs to began, unix seconds; None if its name does not say."""
+    match = _ATTEMPT.fullmatch(key, len(key) - 23) if len(key) > 23 else None
+    return float(match[1]) if match else None
+
+
+def folder_of(key: str) -> str | None:
+    """The attempt's folder that a key of segments/ or weights/ lies in; None if this software writes no such key."""
+    match = _FOLDER.fullmatch(key)
+    return match[1] if match else None
+
+
+def array_metadata(shape: tuple[int, ...], dtype: np.dtype) -> dict[str, Any]:
+    """The `zarr.json` of one array: crc32c on every chunk, no compression (noise-like images do not shrink).
+
+    Images, u1 [n, H, W, 3]: a chunk is one image, a shard the whole array, as one file per small image is slow.
+    Everything else: chunks of whole rows, about 16 MiB. Raises: StoreError for a dtype without a Zarr v3 name.
+    """
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise StoreError(f"dtype {dtype} cannot be stored: use bool, integers or floats of at most 64 bits")
+    is_images = len(shape) == 4 and shape[3] == 3 and dtype == np.uint8
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    rows = 1 if is_images else CHUNK_BYTES // max(1, row_bytes)
+    chunk = [max(1, size) for size in (min(rows, *shape[:1]), *shape[1:])] if shape else []
+    codecs: list[dict[str, Any]] = [_LITTLE_BYTES, _CRC32C]
+    if is_images:
+        shard = {"chunk_shape": chunk, "codecs": codecs, "index_codecs": codecs, "index_location": "end"}
+        codecs = [{"name": "sharding_indexed", "configuration": shard}]
+        chunk = [max(1, size) for size in shape]
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},  # no directories to flush
+        "fill_value": False if dtype.kind == "b" else 0,
+        "codecs": codecs,
+        "attributes": {},
+    }
+
+
+def group_metadata(attrs: Mapping[str, JSON]) -> dict[str, Any]:
+    """The `zarr.json` of a segment; its attributes are there for other readers of Zarr, ours read the marker."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"itercomp_rl_schema": SCHEMA, **attrs}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayInfo:
+    """What a marker says of one array: how to read it, the sha256 of its bytes, what must lie in the store."""
+
+    metadata: dict[str, Any]  # the array's zarr.json
+    sha256: str
+    num_objects: int
+    num_bytes: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.metadata["shape"])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.metadata["data_type"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """A published record, as its marker states it.
+
+    Example: Commit(marker="commits/images/r1-p0.json", data="segments/images/r1-p0/1700000000-5f2a9c01d3e4",
+    arrays={"images": ArrayInfo(...)}, attrs={"round": 1}, writer="node7:4711", time_s=1.7e9, software={"zarr": ...})
+    """
+
+    marker: str
+    data: str | None  # None: a record of attrs alone
+    arrays: dict[str, ArrayInfo]
+    attrs: dict[str, Any]  # JSON: who put it knows its types
+    writer: str
+    time_s: float
+    software: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return self.marker.rsplit("/", 1)[1].removesuffix(".json")
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Bytes of a JSON object, the same for the same value. Raises: StoreError if JSON cannot say it, as nan."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"cannot be stored as JSON: {error}; convert it to plain numbers, strings, lists") from error
+
+
+def encode_commit(commit: Commit) -> bytes:
+    """Bytes of a marker: the commit and the sha256 of its text, so that a flipped bit shows."""
+    body = asdict(commit)
+    return encode_json({"sha256": hashlib.sha256(encode_json(body)).hexdigest(), "commit": body})
+
+
+def decode_commit(marker: str, data: bytes) -> Commit:
+    """Inverse of `encode_commit`. Raises: CorruptRecordError."""
+    try:
+        outer = json.loads(data)
+        body = outer["commit"]
+        is_sound = outer["sha256"] == hashlib.sha256(encode_json(body)).hexdigest() and body["marker"] == marker
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptRecordError(f"marker {marker} cannot be read ({error}): {WAY_OUT}") from error
+    if not is_sound:
+        raise CorruptRecordError(f"marker {marker} does not match its checksum: {WAY_OUT}")
+    return Commit(**{**body, "arrays": {name: ArrayInfo(**info) for name, info in body["arrays"].items()}})

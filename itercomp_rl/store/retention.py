@@ -1,0 +1,223 @@
+"""What may be deleted, and when: leases of readers, old weights versions, data nobody published; and a check of it all.
+
+    reader      lease(v) ... load(v) ... work with v ... lease(v+1)
+    collector   retire: note the time, delete the marker -> after the grace period: delete the data
+A reader that read a marker just before it was deleted has the grace period to finish loading.
+"""
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+from itercomp_rl.errors import CorruptRecordError
+from itercomp_rl.store.layout import (
+    ATTEMPT_LIFETIME_S,
+    Commit,
+    attempt_time,
+    checked_name,
+    encode_json,
+    folder_of,
+    group_metadata,
+    place_of_marker,
+    version_place,
+)
+from itercomp_rl.store.store import Store
+
+MIN_VERSIONS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A reader's claim on one version: Lease(reader="roller-2", role="policy", version=3, expires_s=1.7e9)."""
+
+    reader: str
+    role: str
+    version: int
+    expires_s: float  # unix seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What one collection did: versions no longer visible, as (role, version), and folders whose data are gone."""
+
+    retired: list[tuple[str, int]]
+    deleted: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something `verify` found: Problem(kind="corrupt", key="commits/images/r1.json", reason="... wrong chunk ...")."""
+
+    kind: str  # corrupt: a published record cannot be trusted; orphan: unpublished data; stray: a foreign key
+    key: str
+    reason: str
+
+
+def lease(store: Store, claim: Lease) -> None:
+    """Keep a version from deletion until the claim expires; replaces the reader's earlier claim. Take it, then load."""
+    version_place(claim.role, claim.version)
+    store.backend.write(f"leases/{checked_name(claim.reader)}.json", encode_json(asdict(claim)))
+
+
+def release(store: Store, reader: str) -> None:
+    """Give up a reader's claim; fine if it has none."""
+    store.backend.delete(f"leases/{checked_name(reader)}.json")
+
+
+def leases(store: Store) -> list[Lease]:
+    """All claims, expired ones too. Raises: CorruptRecordError, as nothing may be deleted on a guess."""
+    claims = []
+    for key in store.backend.sizes("leases"):
+        data = store.backend.read(key)
+        if data is None:
+            continue  # released since it was listed
+        try:
+            claims.append(Lease(**json.loads(data)))
+        except (ValueError, TypeError) as error:
+            raise CorruptRecordError(
+                f"{key} is not a lease ({error}): delete it once its reader is known to be gone"
+            ) from error
+    return claims
+
+
+def collect(
+    store: Store,
+    *,
+    grace_s: float,
+    now: float,
+    keep_versions: int = MIN_VERSIONS,
+    keep: Collection[tuple[str, int]] = (),
+    orphan_age_s: float = 4 * ATTEMPT_LIFETIME_S,
+) -> Collected:
+    """Delete old weights versions, marker first and data `grace_s` later, and data unpublished after `orphan_age_s`.
+
+    Never deleted: leased versions, each role's newest `keep_versions`, those in `keep` as (role, version), and what
+    these are based on. Safe beside writers, readers and other collectors, and after one that was killed. Reads every
+    marker: call it once a round, not once an update.
+    Args: now: unix seconds. Raises: ValueError if keep_versions < 4 or orphan_age_s could reach a writer still at work.
+    """
+    if keep_versions < MIN_VERSIONS:
+        raise ValueError(
+            f"keep_versions is {keep_versions}: must be {MIN_VERSIONS} or more, slow readers need old versions"
+        )
+    if orphan_age_s < 2 * ATTEMPT_LIFETIME_S:
+        raise ValueError(
+            f"orphan_age_s is {orphan_age_s}: must be {2 * ATTEMPT_LIFETIME_S} or more, writers may still work"
+        )
+    folders = _folders(store)  # before the markers: what is published in between is then known to be
+    commits = store.find_all(map(place_of_marker, [*store.backend.sizes("commits"), *store.backend.sizes("versions")]))
+    held = {(claim.role, claim.version) for claim in leases(store) if claim.expires_s > now} | set(keep)
+    doomed = _doomed(commits, held, keep_versions)
+    for commit in doomed:
+        store.backend.write(_tombstone(commit.data), encode_json({"retired_s": now}))
+        store.backend.delete(commit.marker)
+    live = {commit.data for commit in commits} - {commit.data for commit in doomed}
+    retired, due = _retired(store, live, held, now - grace_s)
+    orphans = [key for key in folders if key not in live | retired and _is_old(key, now - orphan_age_s)]
+    for folder in due + orphans:
+        store.backend.delete_folder(folder)
+    for folder in due:
+        store.backend.delete(_tombstone(folder))
+    for key in store.backend.sizes("staging"):
+        if _is_old(key, now - orphan_age_s):
+            store.backend.delete(key)
+    return Collected(retired=[_version_of(commit) for commit in doomed], deleted=due + orphans)
+
+
+def verify(store: Store) -> list[Problem]:
+    """Read every byte of every record and say what is wrong; an empty list is a sound store without orphans.
+
+    Quiet stores only: beside a writer its unpublished data show as orphans, beside a collector records as missing.
+    """
+    problems: list[Problem] = []
+    live: set[str | None] = set()
+    for marker in [*store.backend.sizes("commits"), *store.backend.sizes("versions")]:
+        place = place_of_marker(marker)
+        try:
+            commit = store.find(place)
+            if commit is not None:
+                live.add(commit.data)
+                _check(store, commit)
+        except CorruptRecordError as error:
+            live |= {
+                folder for folder in _folders(store) if folder.startswith(place.data)
+            }  # one of them may be its own
+            problems.append(Problem(kind="corrupt", key=marker, reason=str(error)))
+    retired, _ = _retired(store, live, set(), 0.0)
+    for folder in _folders(store):
+        if folder not in live | retired:
+            problems.append(
+                Problem(kind="orphan", key=folder, reason="data without a marker: the collector removes it")
+            )
+    for key in [*store.backend.sizes("segments"), *store.backend.sizes("weights")]:
+        if folder_of(key) is None:
+            problems.append(Problem(kind="stray", key=key, reason="not a key this software writes: move it out"))
+    return problems
+
+
+def _check(store: Store, commit: Commit) -> None:
+    if commit.data is None:
+        return
+    documents = {f"{commit.data}/zarr.json": group_metadata(commit.attrs)}
+    documents |= {f"{commit.data}/{name}/zarr.json": info.metadata for name, info in commit.arrays.items()}
+    for key, document in documents.items():
+        if store.backend.read(key) != encode_json(document):
+            raise CorruptRecordError(f"{key} is missing or not as {commit.marker} says: write it again from there")
+    for name in commit.arrays:
+        store.read_array(commit, name)
+
+
+def _folders(store: Store) -> list[str]:
+    keys = [*store.backend.sizes("segments"), *store.backend.sizes("weights")]
+    return sorted({folder for folder in map(folder_of, keys) if folder})
+
+
+def _is_old(key: str, before_s: float) -> bool:
+    began_s = attempt_time(key)
+    return began_s is not None and began_s <= before_s
+
+
+def _version_of(commit: Commit) -> tuple[str, int]:
+    _, role, name = commit.marker.split("/")
+    return role, int(name.removesuffix(".json"))
+
+
+def _doomed(commits: list[Commit], held: set[tuple[str, int]], keep_versions: int) -> list[Commit]:
+    by_version = {_version_of(commit): commit for commit in commits if commit.marker.startswith("versions/")}
+    newest: dict[str, list[int]] = {}
+    for role, version in sorted(by_version, reverse=True):
+        newest.setdefault(role, []).append(version)
+    kept = held | {(role, version) for role, rising in newest.items() for version in rising[:keep_versions]}
+    bases = kept
+    while bases := {base for role_version in bases if (base := _base(role_version, by_version))} - kept:
+        kept = kept | bases
+    return [commit for role_version, commit in sorted(by_version.items()) if role_version not in kept]
+
+
+def _base(role_version: tuple[str, int], by_version: dict[tuple[str, int], Commit]) -> tuple[str, int] | None:
+    commit = by_version.get(role_version)
+    base = commit.attrs["attrs"].get("base_version") if commit else None
+    return (role_version[0], base) if isinstance(base, int) else None
+
+
+def _retired(
+    store: Store, live: set[str | None], held: set[tuple[str, int]], before_s: float
+) -> tuple[set[str], list[str]]:
+    """Folders whose version was retired, and those of them retired before a time and held by nobody."""
+    retired: set[str] = set()
+    due: list[str] = []
+    for key in store.backend.sizes("retired"):
+        match = re.fullmatch(r"retired/(([^/]+)/v(\d{8})-.+)\.json", key)
+        data = store.backend.read(key)
+        if match is None or data is None or f"weights/{match[1]}" in live:
+            continue  # live: a collector was killed between note and marker, and the version is wanted after all
+        retired.add(f"weights/{match[1]}")
+        if json.loads(data)["retired_s"] <= before_s and (match[2], int(match[3])) not in held:
+            due.append(f"weights/{match[1]}")
+    return retired, due
+
+
+def _tombstone(folder: str | None) -> str:
+    assert folder is not None  # weights always have data
+    return f"retired/{folder.removeprefix('weights/')}.json"

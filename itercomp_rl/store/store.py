@@ -1,0 +1,239 @@
+"""Immutable records in a Zarr store: arrays first, a create-only marker last; without its marker nothing is there."""
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import ObjectStore, StorePath
+
+from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
+from itercomp_rl.store.backend import Backend, connect, explaining
+from itercomp_rl.store.layout import (
+    ATTEMPT_LIFETIME_S,
+    HEADER_KEY,
+    JSON,
+    SCHEMA,
+    WAY_OUT,
+    ArrayInfo,
+    Commit,
+    Place,
+    array_metadata,
+    attempt_name,
+    checked_name,
+    decode_commit,
+    encode_commit,
+    encode_json,
+    group_metadata,
+    record_place,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What one record holds: its attrs, and those of its arrays that were asked for, checked."""
+
+    attrs: dict[str, Any]  # JSON: who put it knows its types
+    arrays: dict[str, np.ndarray]
+
+
+def open_store(url: str, *, create: bool = False, durable: bool = True) -> "Store":
+    """The store at `file:///dir`, a path, `s3://`, `gs://`, `az://` or `memory://`; many processes may open one.
+
+    Args: create: make one where there is none (and open the one there is). durable: a local disk is flushed before a
+    record is published, so that a power loss takes nothing published.
+    Raises: StoreError if there is none, it has another schema version, the URL or its permissions are wrong, or, when
+    creating, two create-only writes of one key both succeed there.
+    """
+    backend = connect(url, create=create, durable=durable)
+    if create and backend.read(HEADER_KEY) is None:
+        now = time.time()
+        backend.check_create_only(now)
+        backend.create(HEADER_KEY, encode_json({"format": "itercomp-rl store", "schema": SCHEMA}), now)
+    header = backend.read(HEADER_KEY)
+    if header is None:
+        raise StoreError(f"no store at {backend.url}: check store.url, or create one there (create=True)")
+    try:
+        schema = json.loads(header)["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"store {backend.url}: {HEADER_KEY} is not a store's ({error}): point store.url elsewhere"
+        ) from error
+    if schema != SCHEMA:
+        raise StoreError(
+            f"store {backend.url} has schema version {schema}, this software reads and writes {SCHEMA}: "
+            "use the software that made it, or point store.url at a new place"
+        )
+    return Store(backend=backend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """One open store; its methods block, may be called from any thread, and raise StoreError when it fails them."""
+
+    backend: Backend
+    clock: Callable[[], float] = time.time  # unix seconds
+
+    @property
+    def url(self) -> str:
+        """The absolute URL another process opens this store by."""
+        return self.backend.url
+
+    def put(self, kind: str, id: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]) -> Commit:
+        """Publish a record, all of it or nothing; the one already published under this id, if there is one.
+
+        Args: arrays: bool, integers or floats of any shape; none makes a record of attrs alone.
+        Raises: StoreError on a full disk, no permission, attrs that are not JSON: then nothing is visible.
+        """
+        return self.publish(record_place(kind, id), arrays, attrs)[0]
+
+    def publish(self, place: Place, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]) -> tuple[Commit, bool]:
+        """As `put`, at any place; the commit, and whether this call made it. The first to create the marker wins."""
+        if published := self.find(place):
+            return published, False
+        started_s = self.clock()
+        folder = place.data + attempt_name(started_s) if arrays else None
+        writer = f"{socket.gethostname()}:{os.getpid()}"
+        commit = Commit(
+            marker=place.marker,
+            data=folder,
+            arrays={},
+            attrs=dict(attrs),
+            writer=writer,
+            time_s=0.0,
+            software=_software(),
+        )
+        encode_commit(commit)  # attrs that are not JSON fail before anything is written
+        if folder:
+            commit = replace(commit, arrays=self._write_folder(folder, arrays, attrs))
+        now = self.clock()
+        if now - started_s > ATTEMPT_LIFETIME_S:
+            raise StoreError(
+                f"writing {folder} took {now - started_s:.0f} s; past {ATTEMPT_LIFETIME_S:.0f} s the collector may "
+                "delete unpublished data: repeat it, with less in one record"
+            )
+        data = encode_commit(replace(commit, time_s=now))
+        offered = decode_commit(place.marker, data)
+        winner = offered if self.backend.create(place.marker, data, now) else self.find(place)
+        assert winner is not None, f"{place.marker} exists and does not"
+        return winner, winner == offered  # equal also where obstore repeated a create that had succeeded unheard
+
+    def _write_folder(
+        self, folder: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]
+    ) -> dict[str, ArrayInfo]:
+        try:
+            self.backend.write(f"{folder}/zarr.json", encode_json(group_metadata(attrs)))
+            infos = {name: self._write_array(f"{folder}/{checked_name(name)}", array) for name, array in arrays.items()}
+            self.backend.flush(folder)
+        except StoreError:
+            self.backend.delete_folder(folder)  # nobody else knows this folder, and a full disk needs the space
+            raise
+        return infos
+
+    def _write_array(self, path: str, array: np.ndarray) -> ArrayInfo:
+        values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        metadata = array_metadata(values.shape, values.dtype)
+        self.backend.write(f"{path}/zarr.json", encode_json(metadata))
+        if values.size:
+            with explaining(self.url, f"write {path}"):
+                self._zarr(path, metadata)[...] = values
+        sizes = self.backend.sizes(path)
+        return ArrayInfo(
+            metadata=metadata, sha256=_sha256(values), num_objects=len(sizes), num_bytes=sum(sizes.values())
+        )
+
+    def _zarr(self, path: str, metadata: Any) -> zarr.Array:  # Any: a TypedDict inside zarr
+        # Metadata comes from the caller, not from zarr.json: no look-ups of parents, and nothing unchecked is believed.
+        # Without write_empty_chunks an all-black image would leave no chunk, like a lost one.
+        place = StorePath(ObjectStore(self.backend.objects), path)
+        return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place, config={"write_empty_chunks": True}))
+
+    def find(self, place: Place) -> Commit | None:
+        """The commit at a place, None if nothing is published there. Raises: CorruptRecordError."""
+        data = self.backend.read(place.marker)
+        return None if data is None else decode_commit(place.marker, data)
+
+    def find_all(self, places: Iterable[Place]) -> list[Commit]:
+        """The commits at these places, in their order, without those where nothing is published."""
+        with ThreadPoolExecutor(max_workers=16) as readers:  # an object store answers in tens of milliseconds
+            return [commit for commit in readers.map(self.find, places) if commit]
+
+    def has(self, kind: str, id: str) -> bool:
+        """Whether the record is published."""
+        return self.backend.read(record_place(kind, id).marker) is not None
+
+    def ids(self, kind: str, prefix: str = "") -> list[str]:
+        """Sorted ids of the published records of a kind, those that begin with `prefix`."""
+        names = [key.rsplit("/", 1)[1] for key in self.backend.sizes(f"commits/{checked_name(kind)}")]
+        return sorted(name.removesuffix(".json") for name in names if name.startswith(prefix))
+
+    def commits(self, kind: str, prefix: str = "") -> list[Commit]:
+        """Commits of `ids(kind, prefix)`, in their order."""
+        return self.find_all(record_place(kind, id) for id in self.ids(kind, prefix))
+
+    def get(self, kind: str, id: str, arrays: list[str] | None = None) -> Record:
+        """A record with the named arrays (None: all, []: attrs alone), every byte checked against its marker.
+
+        Raises: MissingRecordError; CorruptRecordError if a byte is wrong or missing.
+        """
+        return self.read(record_place(kind, id), arrays)
+
+    def read(self, place: Place, arrays: list[str] | None = None) -> Record:
+        """As `get`, at any place."""
+        commit = self._existing(place)
+        names = list(commit.arrays) if arrays is None else arrays
+        return Record(attrs=commit.attrs, arrays={name: self.read_array(commit, name) for name in names})
+
+    def get_rows(self, kind: str, id: str, array: str, rows: slice) -> np.ndarray:
+        """Some rows (first axis) of one array; reads the chunks they lie in and checks those by their crc32c.
+
+        Raises: MissingRecordError; CorruptRecordError if such a chunk is wrong, or any chunk of the array is missing.
+        """
+        return self.read_array(self._existing(record_place(kind, id)), array, rows)
+
+    def _existing(self, place: Place) -> Commit:
+        commit = self.find(place)
+        if commit is None:
+            raise MissingRecordError(f"store {self.url} holds no {place.marker}: nothing was published under that name")
+        return commit
+
+    def read_array(self, commit: Commit, name: str, rows: slice | None = None) -> np.ndarray:
+        """One array of a commit, or some rows of it. Raises: MissingRecordError, CorruptRecordError."""
+        if name not in commit.arrays:
+            raise MissingRecordError(f"{commit.marker} holds no array {name!r}, but {sorted(commit.arrays)}")
+        info, path = commit.arrays[name], f"{commit.data}/{name}"
+        sizes = self.backend.sizes(path)  # Zarr reads a lost chunk as zeros
+        if len(sizes) != info.num_objects or sum(sizes.values()) != info.num_bytes:
+            raise CorruptRecordError(
+                f"{path} has {len(sizes)} objects of {sum(sizes.values())} bytes where {commit.marker} says "
+                f"{info.num_objects} of {info.num_bytes}: {WAY_OUT}"
+            )
+        try:
+            with explaining(self.url, f"read {path}"):
+                values = np.asarray(self._zarr(path, info.metadata)[... if rows is None else rows])
+        except ValueError as error:  # Zarr's crc32c codec
+            raise CorruptRecordError(f"{path} has a wrong chunk ({error}): {WAY_OUT}") from error
+        if rows is None and _sha256(values) != info.sha256:
+            raise CorruptRecordError(f"{path} does not match its sha256 in {commit.marker}: {WAY_OUT}")
+        return values
+
+
+def _sha256(values: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _software() -> dict[str, str]:
+    try:
+        own = version("itercomp-rl")
+    except PackageNotFoundError:
+        own = "a checkout, not installed"
+    return {"itercomp-rl": own, "zarr": zarr.__version__, "numpy": np.__version__, "python": platform.python_version()}

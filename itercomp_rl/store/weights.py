@@ -1,0 +1,136 @@
+"""Versions of a role's weights: one flat array each, and an index that says where in it every tensor lies."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
+from itercomp_rl.store.layout import JSON, WAY_OUT, Commit, checked_name, encode_json, version_place
+from itercomp_rl.store.store import Store
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16,
+        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    )
+}  # fmt: skip
+_ALIGNMENT = 64  # bytes; every tensor starts on a multiple, so that loading makes views and no copies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsRef:
+    """What travels through Ray instead: WeightsRef(role="policy", version=3, checksum="9f2c...", num_bytes=96)."""
+
+    role: str
+    version: int
+    checksum: str
+    num_bytes: int
+
+
+def publish(
+    store: Store, role: str, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]
+) -> WeightsRef:
+    """Write the tensors as one version of a role and make it visible, all of it or nothing.
+
+    One array holds the bytes, as the widest unsigned words that fit every dtype (u1, u2, u4): bfloat16 as its bits.
+    A version there already with the same tensors is left as it is.
+    Args: attrs: lineage; an int `base_version` names the version of this role that a delta or LoRA needs, and keeps it.
+    Raises: StoreError if the version exists with other tensors, or the store cannot take it.
+    """
+    index, flat = _flatten(tensors)
+    commit, is_ours = store.publish(version_place(role, version), {"flat": flat}, {"tensors": index, "attrs": attrs})
+    published = _ref(role, version, commit)
+    if is_ours:
+        return published
+    offered = _checksum(index, hashlib.sha256(flat.data).hexdigest())
+    if published.checksum != offered:
+        raise StoreError(
+            f"version {version} of {role} is published already with other tensors (checksum {published.checksum}, "
+            f"offered {offered}): two learners write one role, or a retry is not deterministic; publish a new version"
+        )
+    return published
+
+
+def versions(store: Store, role: str) -> list[int]:
+    """Published versions of a role, rising."""
+    keys = store.backend.sizes(f"versions/{checked_name(role)}")
+    return sorted(int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys)
+
+
+def latest(store: Store, role: str) -> int | None:
+    """The highest published version of a role, None before the first."""
+    return max(versions(store, role), default=None)
+
+
+def find(store: Store, role: str, version: int) -> WeightsRef | None:
+    """What `publish` returned for a version, None if it is not published."""
+    commit = store.find(version_place(role, version))
+    return _ref(role, version, commit) if commit else None
+
+
+def load_attrs(store: Store, role: str, version: int) -> dict[str, Any]:
+    """The attrs a version was published with. Raises: MissingRecordError."""
+    return _existing(store, role, version).attrs["attrs"]
+
+
+def load(store: Store, role: str, version: int) -> dict[str, torch.Tensor]:
+    """The tensors of a version on the CPU, bit for bit and in their order, checked against its marker.
+
+    They are views of one buffer, which lives as long as any of them. Raises: MissingRecordError, CorruptRecordError.
+    """
+    commit = _existing(store, role, version)
+    flat = torch.from_numpy(store.read_array(commit, "flat").view(np.uint8))
+    try:
+        return {name: _tensor(flat, **entry) for name, entry in commit.attrs["tensors"].items()}
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CorruptRecordError(f"{commit.marker} has no sound tensor index ({error}): {WAY_OUT}") from error
+
+
+def _existing(store: Store, role: str, version: int) -> Commit:
+    commit = store.find(version_place(role, version))
+    if commit is None:
+        raise MissingRecordError(
+            f"store {store.url} holds no version {version} of {role}, but {versions(store, role)}: take the latest, "
+            "and a lease on it before loading"
+        )
+    return commit
+
+
+def _flatten(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, JSON]], np.ndarray]:
+    index: dict[str, dict[str, JSON]] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype not in _DTYPES:
+            raise StoreError(f"tensor {name} is {tensor.dtype}: cannot be stored, cast it to one of {sorted(_DTYPES)}")
+        index[name] = {"dtype": dtype, "shape": list(tensor.shape), "offset": end}
+        end += math.ceil(tensor.nbytes / _ALIGNMENT) * _ALIGNMENT
+    flat = np.zeros(end, dtype=np.uint8)
+    for name, tensor in tensors.items():
+        octets = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        offset = index[name]["offset"]
+        assert isinstance(offset, int)
+        flat[offset : offset + octets.size] = octets
+    word = min((tensor.itemsize for tensor in tensors.values()), default=1)
+    return index, flat.view(f"<u{min(word, 4)}")
+
+
+def _tensor(flat: torch.Tensor, dtype: str, shape: list[int], offset: int) -> torch.Tensor:
+    num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
+    return flat[offset : offset + num_bytes].view(_DTYPES[dtype]).reshape(shape)
+
+
+def _ref(role: str, version: int, commit: Commit) -> WeightsRef:
+    flat = commit.arrays["flat"]
+    checksum = _checksum(commit.attrs["tensors"], flat.sha256)
+    return WeightsRef(role=role, version=version, checksum=checksum, num_bytes=flat.shape[0] * flat.dtype.itemsize)
+
+
+def _checksum(index: Mapping[str, JSON], flat_sha256: str) -> str:
+    return hashlib.sha256(encode_json({"tensors": index, "flat": flat_sha256})).hexdigest()

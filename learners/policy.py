@@ -1,0 +1,213 @@
+"""Step 6 of a prompt's road: one rank of the policy learner turns rollouts into new policy weights (ReFL)."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from itercomp_rl.config import PolicyConfig
+from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.policy import Conditioning, Policy
+from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
+from itercomp_rl.errors import CheckpointError, WorkerDiedError
+from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, Rollout
+from itercomp_rl.judges.reward import load_ensemble
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.records import ImageReader, load_rankings
+from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.seeds import seed_of
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store
+from learners.engine import Engine, Group, open_engine
+from learners.reward import engine_spec
+
+log = logging.getLogger(__name__)
+
+POLICY = "policy"  # store role of what each round publishes; versions are rounds
+
+
+class PolicyLearner:
+    """Learns one round at a time. Every rank of the group makes the same calls in the same order."""
+
+    def __init__(
+        self, store: Store, settings: PolicyConfig, trunk: str, checkpoints: Path, seed: int, device: torch.device
+    ) -> None:
+        self._store, self._settings, self._trunk, self._seed, self._device = store, settings, trunk, seed, device
+        self._checkpoints = checkpoints
+        self._images = ImageReader(store)
+        self._joined: Group | None = None
+        self._task: _Task | None = None
+
+    def join(self, group: Group) -> None:
+        """Take this rank's place; once in the life of a process."""
+        self._joined = group
+
+    @property
+    def _group(self) -> Group:
+        if self._joined is None:
+            raise WorkerDiedError("a policy learner was restarted and belongs to no group yet")
+        return self._joined
+
+    def open(self, order: PolicyOrder) -> int:
+        """Load policy, reward models and this round's newest checkpoint; publish live weights; returns updates made."""
+        settings = self._settings
+        policy = load_policy(checkpoint_path(settings.model), dtype=settings.engine.dtype, device=self._device)
+        if order.start_version is not None:
+            policy.trainable.load_state_dict(weights.load(self._store, POLICY, order.start_version))
+        policy.trainable.requires_grad_(True)
+        engine = open_engine(policy.trainable, engine_spec(settings.engine), self._group, self._device)
+        policy.network = engine.module
+        if newest := self._newest(order.round):
+            engine.load(newest)
+            if engine.updates != int(newest.name.rsplit("-u", 1)[1]):
+                raise CheckpointError(
+                    f"checkpoint {newest} says it holds update {engine.updates}: delete it and resume again"
+                )
+        trusted = {aspect: report for aspect, report in order.rewards.items() if report.weight > 0}
+        versions = {aspect: report.version for aspect, report in trusted.items()}
+        self._task = _Task(
+            order=order,
+            policy=policy,
+            engine=engine,
+            rewards=load_ensemble(self._store, self._trunk, versions, self._device) if versions else None,
+            feedback=Feedback(
+                weights={aspect: report.weight for aspect, report in trusted.items()},
+                target=settings.target,
+                scale=settings.loss_scale,
+            ),
+            gallery=self._gallery_images(order) if settings.pretraining_weight else [],
+        )
+        self._publish_live(self._task)
+        return engine.updates
+
+    def update(self, number: int, rollouts: Sequence[Rollout]) -> dict[str, float]:
+        """One gradient update from this rank's share of the rollouts of a batch; publishes live version number + 1."""
+        task = self._opened()
+        if number != task.engine.updates:
+            raise CheckpointError(f"update {number} was asked for, the learner stands at {task.engine.updates}")
+        mine = rollouts[self._group.rank :: self._group.world_size]
+        found: list[dict[str, float]] = []
+        for rollout in mine:
+            loss, metrics = self._loss(task, number, rollout, len(rollouts))
+            task.engine.backward(loss / len(mine))
+            found.append(metrics)
+        stepped = task.engine.step()
+        self._publish_live(task)
+        if (number + 1) % self._settings.checkpoint_every == 0 and number + 1 < self._settings.updates:
+            self._save(task)
+        names = dict.fromkeys(name for metrics in found for name in metrics)
+        return {name: fmean(m[name] for m in found if name in m) for name in names} | stepped
+
+    def publish(self) -> None:
+        """Publish the round's policy, the moving average where one is kept, with its lineage; let go of the memory."""
+        task = self._opened()
+        learned = task.engine.weights(ema=True)
+        if learned is not None:
+            attrs = {
+                "round": task.order.round,
+                "base": self._settings.model,
+                "base_policy": task.order.start_version,
+                "rewards": {aspect: asdict(report) for aspect, report in task.order.rewards.items()},
+                "rankings": list(task.order.rankings),
+                "updates": task.engine.updates,
+                "seed": self._seed,
+            }
+            weights.publish(self._store, POLICY, task.order.round, learned, attrs)
+        task.engine.close()
+        self._task = None
+
+    def _opened(self) -> "_Task":
+        if self._task is None:
+            raise WorkerDiedError("a policy learner was restarted and holds no round")
+        return self._task
+
+    def _loss(self, task: "_Task", number: int, rollout: Rollout, num_rollouts: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one rollout; every draw depends on the rollout's index alone, so ranks can share them out freely."""
+        settings, policy = self._settings, task.policy
+        generator = torch.Generator().manual_seed(seed_of(self._seed, "update", task.order.round, rollout.index))
+        loss, metrics = torch.zeros((), device=self._device), {}
+        if task.rewards is not None:
+            loss, metrics = self._feedback(task, rollout, generator)
+        if settings.pretraining_weight and task.gallery:
+            size = max(1, settings.pretraining_batch // num_rollouts)
+            rows = torch.randint(len(task.gallery), (size,), generator=generator).tolist()
+            chosen = [task.gallery[i] for i in rows]
+            pixels = torch.from_numpy(self._images.load([ref for _, ref in chosen])).to(self._device)
+            latents = policy.encode_images(pixels.permute(0, 3, 1, 2).float() / 255)
+            denoising = policy.denoising_loss(latents, task.encode([prompt for prompt, _ in chosen]), generator)
+            loss = loss + settings.pretraining_weight * denoising
+            metrics["denoising_loss"] = denoising.item()
+        return loss, metrics
+
+    def _feedback(self, task: "_Task", rollout: Rollout, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        settings, policy, rewards = self._settings, task.policy, task.rewards
+        assert rewards is not None
+        texts = rewards.tokenize([prompt.text for prompt in rollout.prompts])
+        rolled = Rolled(
+            latents=torch.tensor(rollout.latents, device=self._device),
+            cond=task.encode(rollout.prompts),
+            schedule=policy.schedule(settings.num_steps, settings.sampler),
+            mid=list(rollout.mid_steps),
+        )
+        mask = {
+            aspect: torch.tensor([aspect in prompt.aspects for prompt in rollout.prompts], device=self._device)
+            for aspect in rewards.aspects
+        }
+
+        def score(images: Tensor) -> dict[str, Tensor]:
+            seen = jitter(images, generator, max_shift_px=settings.shift, noise_std=settings.noise)
+            return rewards.score(seen, texts)
+
+        loss, metrics = feedback_step(policy, score, rolled, task.feedback, mask)
+        return loss, {name.removeprefix("policy/"): value for name, value in metrics.items()}
+
+    def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:
+        return [
+            (prompt, ref)
+            for id_ in order.rankings
+            for prompt, images, _ in load_rankings(self._store, id_)
+            for ref in images.values()
+        ]
+
+    def _publish_live(self, task: "_Task") -> None:
+        current = task.engine.weights(ema=False)
+        if current is not None:
+            weights.publish(
+                self._store, task.order.live_role, task.engine.updates, current, {"round": task.order.round}
+            )
+
+    def _newest(self, round_: int) -> Path | None:
+        complete = sorted(path.parent for path in self._checkpoints.glob(f"r{round_:03d}-u*/engine.json"))
+        return complete[-1] if complete else None
+
+    def _save(self, task: "_Task") -> None:
+        task.engine.save(self._checkpoints / f"r{task.order.round:03d}-u{task.engine.updates:07d}")
+
+
+class _Task:
+    """What a learner holds while a round lasts."""
+
+    def __init__(
+        self,
+        *,
+        order: PolicyOrder,
+        policy: Policy,
+        engine: Engine,
+        rewards: RewardEnsemble | None,
+        feedback: Feedback,
+        gallery: list[tuple[Prompt, ImageRef]],
+    ) -> None:
+        self.order, self.policy, self.engine = order, policy, engine
+        self.rewards, self.feedback, self.gallery = rewards, feedback, gallery
+        self._encoded: dict[str, Conditioning] = {}
+
+    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
+        """Conditioning of prompts; each is encoded once a round."""
+        if new := list(dict.fromkeys(p.text for p in prompts if p.text not in self._encoded)):
+            encoded = self.policy.encode(new)
+            self._encoded.update({text: encoded.index([i]) for i, text in enumerate(new)})
+        return Conditioning.cat([self._encoded[prompt.text] for prompt in prompts])

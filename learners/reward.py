@@ -1,0 +1,144 @@
+"""Step 4 of a prompt's road: an aspect's reward model learns the pairs (Bradley-Terry), is published with accuracy."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from itercomp_rl.config import EngineConfig, JudgeConfig, RewardLearningConfig
+from itercomp_rl.errors import DivergedError, WorkerDiedError
+from itercomp_rl.items import PairRef, RewardOrder, RewardReport
+from itercomp_rl.judges.reward import reward_role, score_images
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.records import ImageReader, load_pairs
+from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.reward.model import RewardEnsemble, RewardModel
+from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
+from itercomp_rl.seeds import seed_of
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store
+from learners.engine import Engine, EngineSpec, open_engine
+
+log = logging.getLogger(__name__)
+
+
+def engine_spec(engine: EngineConfig) -> EngineSpec:
+    """The engine that a config asks for."""
+    return EngineSpec(
+        kind=engine.kind,  # type: ignore[arg-type]  # checked with the config
+        zero_stage=engine.zero_stage if engine.kind == "deepspeed" else 0,
+        dtype=engine.dtype,  # type: ignore[arg-type]
+        lr=engine.lr,
+        weight_decay=engine.weight_decay,
+        grad_clip=engine.grad_clip,
+        ema_decay=engine.ema,
+    )
+
+
+class RewardLearner:
+    """Learns one order at a time; between orders it holds nothing."""
+
+    def __init__(
+        self, store: Store, settings: RewardLearningConfig, judge: JudgeConfig, seed: int, device: torch.device
+    ) -> None:
+        self._store, self._settings, self._judge, self._seed, self._device = store, settings, judge, seed, device
+        self._images = ImageReader(store)
+        self._order: RewardOrder | None = None
+        self._model: RewardModel | None = None
+        self._engine: Engine | None = None
+
+    def open(self, order: RewardOrder) -> None:
+        """Load the model and the order's pairs.
+
+        Raises: DivergedError if there is no pair to learn from, or none to measure with.
+        """
+        self._train, self._held_out = load_pairs(
+            self._store,
+            order.rankings,
+            order.aspect,
+            margin=self._judge.margin,
+            flip=self._judge.flip,
+            held_out=self._settings.held_out,
+            seed=self._seed,
+        )
+        if not self._train or not self._held_out:
+            raise DivergedError(
+                f"the {order.aspect} aspect has {len(self._train)} pairs to learn from and {len(self._held_out)} held "
+                "out: give it more prompts (prompts.gallery), a smaller judge.margin or a larger reward.held_out"
+            )
+        model = load_reward(Path(checkpoint_path(self._settings.trunk))).float()
+        if order.start_version is not None:
+            model.load_state_dict(weights.load(self._store, reward_role(order.aspect), order.start_version))
+        freeze(model, self._settings.fix_rate)
+        self._order, self._model = order, model.to(self._device).train()
+        self._engine = open_engine(self._model, engine_spec(self._settings.engine), None, self._device)
+
+    def advance(self, num_updates: int) -> dict[str, float]:
+        """Gradient updates; returns means of loss (nats) and accuracy over them."""
+        order, model, engine = self._opened()
+        losses, accuracies = [], []
+        for _ in range(num_updates):
+            seed = seed_of(self._seed, "reward", order.aspect, order.round, engine.updates)
+            rng = np.random.default_rng(seed)
+            torch.manual_seed(seed)  # dropout
+            rows = rng.integers(len(self._train), size=self._settings.batch)
+            winner, loser = self._raw([self._train[i] for i in rows], model, engine)
+            loss = preference_loss(winner, loser)
+            engine.backward(loss)
+            engine.step()
+            losses.append(loss.item())
+            accuracies.append(float(pair_accuracy(winner.detach(), loser.detach())))
+        return {"loss": fmean(losses), "accuracy": fmean(accuracies)}
+
+    def publish(self) -> RewardReport:
+        """Measure on held-out pairs, calibrate on held-out images, publish weights and report."""
+        order, model, engine = self._opened()
+        with engine.ema_swapped():
+            model.eval()
+            refs = list(dict.fromkeys((p.prompt, ref) for p in self._held_out for ref in (p.winner, p.loser)))
+            scores = score_images(
+                RewardEnsemble({order.aspect: model}),
+                self._images.load([ref for _, ref in refs]),
+                [prompt.text for prompt, _ in refs],
+            )[order.aspect]
+            raw = dict(zip(refs, scores * float(model.reward_std) + float(model.reward_mean), strict=True))
+            winner = torch.tensor([raw[p.prompt, p.winner] for p in self._held_out])
+            loser = torch.tensor([raw[p.prompt, p.loser] for p in self._held_out])
+            model.calibrate(torch.tensor([*raw.values()]))
+            report = RewardReport(
+                aspect=order.aspect,
+                version=order.version,
+                accuracy=float(pair_accuracy(winner, loser)),
+                num_pairs=len(self._held_out),
+                mean=float(model.reward_mean),
+                std=float(model.reward_std),
+                weight=self._settings.weights[order.aspect],
+            )
+            attrs = {
+                "report": asdict(report),
+                "round": order.round,
+                "base": order.start_version,
+                "rankings": list(order.rankings),
+            }
+            weights.publish(self._store, reward_role(order.aspect), order.version, model.state_dict(), attrs)
+        engine.close()
+        self._order = self._model = self._engine = None
+        return report
+
+    def _opened(self) -> tuple[RewardOrder, RewardModel, Engine]:
+        if self._order is None or self._model is None or self._engine is None:
+            raise WorkerDiedError("a reward learner was restarted and holds no order")
+        return self._order, self._model, self._engine
+
+    def _raw(self, pairs: list[PairRef], model: RewardModel, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = self._images.load([p.winner for p in pairs] + [p.loser for p in pairs])
+        image = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
+        if self._settings.noise:
+            image = (image + self._settings.noise * torch.randn_like(image)).clamp(0, 1)
+        tokens = model.tokenize([pair.prompt.text for pair in pairs])
+        ids, mask = (part.repeat(2, 1) for part in tokens)
+        winner, loser = engine.module(model.preprocess(image), ids, mask).chunk(2)
+        return winner, loser

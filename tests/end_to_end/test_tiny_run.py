@@ -1,0 +1,95 @@
+"""A whole run for real: Ray processes, DeepSpeed ranks, diffusers and BLIP models, the store. Two rounds, a minute."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cluster.launch import load_run
+from itercomp_rl.plan import Plan
+from itercomp_rl.store import weights
+from itercomp_rl.store.retention import verify
+
+
+def itercomp(*arguments: str, code: int = 0) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    found = subprocess.run(
+        [sys.executable, "-m", "cluster.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=environment,
+        check=False,
+    )
+    assert found.returncode == code, found.stdout + found.stderr
+    return found.stdout + found.stderr
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    itercomp("run", "tiny", f"run.dir={folder}")
+    return folder / "tiny"
+
+
+def test_results_json_has_the_agreed_form(run_folder: Path) -> None:
+    tree = json.loads((run_folder / "results.json").read_text())
+    assert set(tree["aspects"]) == {"attribute", "spatial", "non_spatial"}
+    for aspect in tree["aspects"].values():
+        assert set(aspect["base"]) == {"mean", "se", "n"}
+        assert len(aspect["rounds"]) == 2
+        assert set(aspect["gallery"]) == {"base", "attribute", "spatial"}
+        assert {"mean", "se"} <= set(aspect["paired_gain"])
+        assert aspect["base"]["n"] >= 12
+    assert tree["wall_s"] > 0
+    assert tree["peak_rss_mb"] > 100
+    assert {"config", "versions", "seeds"} <= set(tree)
+
+
+def test_the_store_holds_each_image_group_once_and_is_sound(run_folder: Path) -> None:
+    config, store = load_run(run_folder)
+    plan = Plan(config=config)
+    models = ["base", "attribute", "spatial", "policy-0"]
+    segments = range(len(plan.segments()))
+    assert store.ids("images") == sorted(f"{model}-{i:05d}" for model in models for i in segments)
+    assert store.ids("rankings") == sorted(plan.rankings(0) + plan.rankings(1))
+    assert weights.versions(store, "policy") == [0, 1]
+    for aspect in config.prompts.aspects:
+        assert weights.versions(store, f"reward-{aspect}") == [0, 1]
+    assert [problem for problem in verify(store) if problem.kind == "corrupt"] == []
+
+
+def test_the_policy_has_learned_something_and_not_diverged(run_folder: Path) -> None:
+    _, store = load_run(run_folder)
+    first, second = (weights.load(store, "policy", version) for version in (0, 1))
+    assert any(bool((first[name] != second[name]).any()) for name in first)
+    assert all(bool(tensor.isfinite().all()) for tensor in second.values())
+
+
+def test_pictures_and_metrics_are_written(run_folder: Path) -> None:
+    assert Image.open(run_folder / "images.png").size[0] > 300
+    names = {json.loads(line)["name"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()}
+    assert {"policy/refl_loss", "policy/lag_updates", "reward/attribute_held_out_accuracy"} <= names
+    assert any((run_folder / "tensorboard").iterdir())
+    assert "paired gain" in (run_folder / "results.txt").read_text()
+
+
+def test_the_same_run_is_not_overwritten(run_folder: Path) -> None:
+    assert "--resume" in itercomp("run", "tiny", f"run.dir={run_folder.parent}", code=2)
+
+
+def test_evaluate_measures_anew_and_generate_draws(run_folder: Path, tmp_path: Path) -> None:
+    found = itercomp("evaluate", str(run_folder), "--split", "test", "--seed", "5", "--n", "8", "--json")
+    tree = json.loads(found[found.index("{") : found.rindex("}") + 1])
+    assert set(tree["aspects"]) == {"attribute", "spatial", "non_spatial"}
+    assert len(tree["aspects"]["spatial"]["rounds"]) == 2
+    picture = tmp_path / "out.png"
+    itercomp(
+        *("generate", "a red circle left of a blue square", "--run", str(run_folder)),
+        *("--compare", "base", "--num", "2", "--out", str(picture)),
+    )
+    assert Image.open(picture).size[0] > 300

@@ -1,0 +1,29 @@
+"""Which checkpoints can be a policy."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED
+from itercomp_rl.diffusion.family import FAMILIES, load_policy
+from itercomp_rl.errors import ConfigError
+
+
+def test_the_quick_check_and_the_loader_know_the_same_families() -> None:
+    assert set(FAMILIES) == set(WEIGHTS_NEEDED)
+    for name, (_, family) in FAMILIES.items():
+        assert family.trainable_name in WEIGHTS_NEEDED[name]
+
+
+def test_a_loaded_policy_is_frozen_and_in_evaluation_mode(folders: dict[str, Path], family: str) -> None:
+    policy = load_policy(folders[family], resolution_px=16)
+    modules = [c for c in policy.pipeline.components.values() if isinstance(c, torch.nn.Module)]
+    assert len(modules) >= 3
+    assert not any(module.training for module in modules)
+    assert not any(p.requires_grad for module in modules for p in module.parameters())
+
+
+def test_an_unknown_dtype_is_refused_with_the_known_ones(folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="fp32, bf16, fp16"):
+        load_policy(folders["sd"], dtype="float32")

@@ -1,0 +1,211 @@
+"""What is collected, what never is, and what a check of everything finds."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from itercomp_rl.errors import CorruptRecordError, InvalidNameError
+from itercomp_rl.store import weights
+from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, version_place
+from itercomp_rl.store.retention import Lease, Problem, collect, lease, leases, release, verify
+from itercomp_rl.store.store import Store, open_store
+
+NOW = 1.8e9
+DAY = 86400.0
+
+
+def at(store: Store, time_s: float) -> Store:
+    return replace(store, clock=lambda: time_s)
+
+
+def publish(store: Store, *versions: int, role: str = "policy", base: int | None = None) -> None:
+    for version in versions:
+        weights.publish(store, role, version, {"w": torch.full((8,), float(version))}, {"base_version": base})
+
+
+def data_versions(store: Store, role: str = "policy") -> set[int]:
+    return {int(key.split("/")[2][1:9]) for key in store.backend.sizes(f"weights/{role}")}
+
+
+def abandon(store: Store, id_: str) -> None:
+    """Data whose writer died just before its marker."""
+    commit = store.put("images", id_, {"images": np.zeros((1, 2, 2, 3), np.uint8)}, {})
+    store.backend.delete(commit.marker)
+
+
+def test_old_versions_go_marker_first_and_data_after_the_grace_period(store: Store) -> None:
+    publish(at(store, NOW), *range(7))
+    first = collect(store, grace_s=60, now=NOW)
+    assert first.retired == [("policy", 0), ("policy", 1), ("policy", 2)]
+    assert first.deleted == []
+    assert weights.versions(store, "policy") == [3, 4, 5, 6]
+    assert data_versions(store) == set(range(7))  # a reader that has read a marker can finish
+    assert verify(store) == []
+    assert collect(store, grace_s=60, now=NOW + 59) == replace(first, retired=[])
+    assert len(collect(store, grace_s=60, now=NOW + 60).deleted) == 3
+    assert data_versions(store) == {3, 4, 5, 6}
+    assert store.backend.sizes("retired") == {}
+    assert collect(store, grace_s=60, now=NOW + 1e6) == replace(first, retired=[])
+    assert verify(store) == []
+
+
+def test_each_role_keeps_its_own_newest(store: Store) -> None:
+    publish(store, 1, 2, 3, 4, 5, 6)
+    publish(store, 1, 2, 3, role="reward-aesthetic")
+    assert collect(store, grace_s=0, now=NOW, keep_versions=5).retired == [("policy", 1)]
+    assert weights.versions(store, "reward-aesthetic") == [1, 2, 3]
+
+
+def test_leased_and_kept_versions_stay(store: Store) -> None:
+    publish(store, *range(8))
+    lease(store, Lease(reader="roller-1", role="policy", version=0, expires_s=NOW + 10))
+    lease(store, Lease(reader="roller-2", role="policy", version=1, expires_s=NOW - 10))
+    lease(store, Lease(reader="roller-3", role="reward", version=3, expires_s=NOW + 10))
+    collect(store, grace_s=0, now=NOW, keep={("policy", 2)})
+    assert weights.versions(store, "policy") == [0, 2, 4, 5, 6, 7]
+    assert data_versions(store) == {0, 2, 4, 5, 6, 7}
+    collect(store, grace_s=0, now=NOW + 10)
+    assert weights.versions(store, "policy") == [4, 5, 6, 7]
+
+
+def test_a_lease_taken_on_a_retired_version_holds_its_data(store: Store) -> None:
+    publish(store, *range(5))
+    collect(store, grace_s=60, now=NOW)
+    lease(store, Lease(reader="slow", role="policy", version=0, expires_s=NOW + 1000))
+    assert collect(store, grace_s=60, now=NOW + 100).deleted == []
+    release(store, "slow")
+    assert len(collect(store, grace_s=60, now=NOW + 100).deleted) == 1
+
+
+def test_a_reader_has_one_lease_which_it_renews_and_releases(store: Store) -> None:
+    for version in (1, 2):
+        lease(store, Lease(reader="roller-1", role="policy", version=version, expires_s=NOW))
+    assert leases(store) == [Lease(reader="roller-1", role="policy", version=2, expires_s=NOW)]
+    release(store, "roller-1")
+    release(store, "roller-1")
+    assert leases(store) == []
+    with pytest.raises(InvalidNameError):
+        lease(store, Lease(reader="../x", role="policy", version=1, expires_s=NOW))
+    with pytest.raises(InvalidNameError):
+        lease(store, Lease(reader="x", role="..", version=1, expires_s=NOW))
+
+
+def test_nothing_is_deleted_while_a_lease_cannot_be_read(store: Store) -> None:
+    publish(store, *range(6))
+    store.backend.write("leases/roller-1.json", b'{"reader": "roller-1"')
+    with pytest.raises(CorruptRecordError, match="delete it once its reader is known to be gone"):
+        collect(store, grace_s=0, now=NOW)
+    assert weights.versions(store, "policy") == list(range(6))
+
+
+def test_what_a_kept_version_is_based_on_stays(store: Store) -> None:
+    publish(store, 0, 1)
+    publish(store, 2, base=0)
+    publish(store, 3)
+    publish(store, 4, base=2)
+    publish(store, 5, 6, 7, 8)
+    collect(store, grace_s=0, now=NOW, keep=[("policy", 4)])
+    assert weights.versions(store, "policy") == [0, 2, 4, 5, 6, 7, 8]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    published=st.sets(st.integers(0, 30), max_size=12),
+    leased=st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(0, 30), st.booleans())),
+    keep=st.sets(st.integers(0, 30), max_size=3),
+    keep_versions=st.integers(4, 6),
+)
+def test_exactly_the_unwanted_versions_go(
+    published: set[int], leased: dict[str, tuple[int, bool]], keep: set[int], keep_versions: int
+) -> None:
+    store = open_store("memory://", create=True)
+    publish(store, *published)
+    for reader, (version, is_alive) in leased.items():
+        claim = Lease(reader=reader, role="policy", version=version, expires_s=NOW + (1 if is_alive else -1))
+        lease(store, claim)
+    collect(store, grace_s=0, now=NOW, keep_versions=keep_versions, keep={("policy", version) for version in keep})
+    wanted = {version for version, is_alive in leased.values() if is_alive} | keep
+    expected = set(sorted(published)[-keep_versions:]) | (published & wanted)
+    assert set(weights.versions(store, "policy")) == expected == data_versions(store)
+    assert verify(store) == []
+
+
+def test_orphans_go_once_no_writer_can_be_at_work_on_them(store: Store) -> None:
+    abandon(at(store, NOW), "a")
+    at(store, NOW).put("images", "b", {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
+    assert [problem.kind for problem in verify(store)] == ["orphan"]
+    assert collect(store, grace_s=0, now=NOW + DAY - 1).deleted == []
+    (folder,) = collect(store, grace_s=0, now=NOW + DAY).deleted
+    assert folder.startswith("segments/images/a/")
+    assert verify(store) == []
+    assert store.get("images", "b").arrays["images"].all()
+
+
+def test_a_retry_beside_its_orphan_is_kept(store: Store) -> None:
+    abandon(at(store, NOW), "a")
+    commit = at(store, NOW + 1).put("images", "a", {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
+    (folder,) = collect(store, grace_s=0, now=NOW + 2 * DAY).deleted
+    assert folder != commit.data
+    assert verify(store) == []
+
+
+def test_a_marker_left_half_way_to_the_disk_is_swept(store: Store) -> None:
+    store.backend.write(f"staging/{int(NOW)}-0123456789ab", b"{")
+    collect(store, grace_s=0, now=NOW + DAY - 1)
+    assert len(store.backend.sizes("staging")) == 1
+    collect(store, grace_s=0, now=NOW + DAY)
+    assert store.backend.sizes("staging") == {}
+
+
+def test_a_collector_killed_anywhere_is_finished_by_the_next(store: Store) -> None:
+    publish(store, *range(6))
+    commits = [store.find(version_place("policy", version)) for version in (0, 1)]
+    folders = [commit.data for commit in commits if commit and commit.data]
+    for folder in folders:  # noted both, deleted one marker
+        key = f"retired/{folder.removeprefix('weights/')}.json"
+        store.backend.write(key, json.dumps({"retired_s": NOW}).encode())
+    store.backend.delete("versions/policy/00000000.json")
+    assert verify(store) == []
+    collect(store, grace_s=60, now=NOW + 100, keep={("policy", 1)})  # wanted again
+    assert (weights.versions(store, "policy"), data_versions(store)) == ([1, 2, 3, 4, 5], {1, 2, 3, 4, 5})
+    collect(store, grace_s=60, now=NOW + 200)
+    assert data_versions(store) == {1, 2, 3, 4, 5}  # its grace period begins anew
+    collect(store, grace_s=60, now=NOW + 260)
+    assert (data_versions(store), store.backend.sizes("retired")) == ({2, 3, 4, 5}, {})
+
+
+def test_collectors_at_once_do_not_disturb_each_other(store: Store) -> None:
+    publish(store, *range(12))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: collect(store, grace_s=0, now=NOW), range(8)))
+    assert (data_versions(store), store.backend.sizes("retired")) == ({8, 9, 10, 11}, {})
+    assert verify(store) == []
+
+
+def test_settings_that_could_take_data_in_use_are_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="keep_versions is 3: must be 4 or more"):
+        collect(store, grace_s=0, now=NOW, keep_versions=3)
+    with pytest.raises(ValueError, match="orphan_age_s is"):
+        collect(store, grace_s=0, now=NOW, orphan_age_s=ATTEMPT_LIFETIME_S)
+
+
+def test_nothing_is_deleted_on_the_word_of_a_damaged_marker(store: Store) -> None:
+    at(store, NOW).put("images", "a", {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
+    store.backend.write("commits/images/a.json", b"{}")
+    with pytest.raises(CorruptRecordError):
+        collect(store, grace_s=0, now=NOW + 9 * DAY)
+    assert [(problem.kind, problem.key) for problem in verify(store)] == [("corrupt", "commits/images/a.json")]
+
+
+def test_a_foreign_file_is_reported_and_left_alone(store: Store) -> None:
+    store.backend.write("segments/images/notes.txt", b"mine")
+    collect(store, grace_s=0, now=NOW)
+    (problem,) = verify(store)
+    assert isinstance(problem, Problem)
+    assert (problem.kind, problem.key) == ("stray", "segments/images/notes.txt")

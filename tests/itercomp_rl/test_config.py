@@ -1,0 +1,81 @@
+"""Configs: what is accepted, and that every mistake names its key and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from itercomp_rl.config import config_from, load_config, preset, to_tree
+from itercomp_rl.errors import ConfigError
+
+PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_shipped_config_is_accepted(name: str) -> None:
+    config = load_config(name)
+    assert config_from(to_tree(config)) == config
+
+
+def test_base_yaml_states_every_key_and_nothing_else() -> None:
+    import yaml
+
+    stated = yaml.safe_load(preset("base").read_text())
+    known = to_tree(load_config("quickstart"))
+    assert {section: set(keys) for section, keys in stated.items()} == {
+        section: set(keys) for section, keys in known.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("policy.updatez=3", "did you mean policy.updates"),
+        ("polcy.updates=3", "did you mean policy"),
+        ("policy.updates=-1", "policy.updates is -1"),
+        ("policy.updates=many", "policy.updates"),
+        ("policy.mid_high=10", "within steps 0..9"),
+        ("policy.mid_low=9", "within steps 0..9"),
+        ("policy.max_policy_lag=-1", "policy.max_policy_lag is -1"),
+        ("policy.engine.zero_stage=4", "policy.engine.zero_stage is 4"),
+        ("policy.engine.dtype=fp16", "policy.engine.dtype is 'fp16'"),
+        ("policy.engine.lr=0", "policy.engine.lr is 0"),
+        ("policy.rollout_batch=3", "multiple of policy.rollout_batch"),
+        ("actors.policy_learners.count=3", "must divide"),
+        ("actors.samplers.count=0", "actors.samplers.count is 0"),
+        ("reward.held_out=0", "accuracy needs pairs unseen"),
+        ("reward.held_out=1.5", "reward.held_out is 1.5"),
+        ("reward.weights.colour=1", "reward.weights"),
+        ("reward.engine.kind=deepspeed", "one DeepSpeed group"),
+        ("judge.rule=random", "must be one of official_fixed"),
+        ("prompts.source=files", "prompts.train_file"),
+        ("prompts.aspects=[beauty]", "prompts.aspects"),
+        ("gallery.members.base.num_steps=0", "gallery.members.base.num_steps"),
+        ("gallery.members.base.modle=x", "did you mean gallery.members.base.model"),
+        ("just-a-word", "not of the form key=value"),
+        ("+policy.updates=3", "not of the form key=value"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_key(override: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", [override])
+    assert reason in str(caught.value)
+
+
+def test_a_gallery_of_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text('gallery: {members: {only: {model: "embedded:base", num_steps: 4}}}')
+    with pytest.raises(ConfigError, match="a pair needs two images"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "policy: [1, 2\n", "policy: 3\n"])
+def test_an_unreadable_file_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"odd\.yaml"):
+        load_config(file)
+
+
+def test_a_missing_file_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match="quickstart"):
+        load_config("no-such-config")
