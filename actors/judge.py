@@ -7,7 +7,7 @@ from itercomp_rl.items import RankOrder
 from itercomp_rl.judges import oracle
 from itercomp_rl.judges.reward import load_ensemble, place_newcomers, score_images
 from itercomp_rl.ranking import PlacingRule, Ranking, rank_by_score
-from itercomp_rl.records import ImageReader, load_rankings, prompt_of, rankings_attrs
+from itercomp_rl.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.model import RewardEnsemble
 from itercomp_rl.shapes.oracle import off_palette
 from itercomp_rl.store.store import Store
@@ -47,14 +47,14 @@ class Judge:
         ]
         self._store.put("grades", segment, {}, {"model": record.attrs["model"], "rows": rows})
 
-    def _fresh(self, order: RankOrder) -> list[dict[str, Ranking]]:
+    def _fresh(self, order: RankOrder) -> list[dict[str, Judged]]:
         found = []
         for prompt, images in zip(order.prompts, order.images, strict=True):
             pixels = self._images.load(list(images.values()))
             grades = oracle.grades(pixels, [prompt] * len(images))
             found.append(
                 {
-                    aspect: _ranking(
+                    aspect: _judged(
                         prompt.id, aspect, {m: g[aspect].score for m, g in zip(images, grades, strict=True)}
                     )
                     for aspect in prompt.aspects
@@ -63,7 +63,7 @@ class Judge:
             )
         return found
 
-    def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Ranking]]:
+    def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Judged]]:
         assert order.reward_version is not None
         if self._ensemble is None or self._ensemble[0] != order.reward_version:
             versions = dict.fromkeys(self._aspects, order.reward_version)
@@ -75,14 +75,20 @@ class Judge:
             scores = score_images(self._ensemble[1], pixels, [prompt.text] * len(images))
             found.append(
                 {
-                    aspect: place_newcomers(
-                        ranking, dict(zip(images, map(float, scores[aspect]), strict=True)), order.newcomers, rule
+                    aspect: Judged(
+                        ranking=place_newcomers(
+                            judged.ranking,
+                            dict(zip(images, map(float, scores[aspect]), strict=True)),
+                            order.newcomers,
+                            rule,
+                        ),
+                        scores=judged.scores,
                     )
-                    for aspect, ranking in rankings.items()
+                    for aspect, judged in rankings.items()
                 }
             )
         return found
 
 
-def _ranking(prompt_id: str, aspect: str, scores: dict[str, float]) -> Ranking:
-    return Ranking(prompt_id=prompt_id, aspect=aspect, places=rank_by_score(scores), scores=scores)
+def _judged(prompt_id: str, aspect: str, scores: dict[str, float]) -> Judged:
+    return Judged(ranking=Ranking(prompt_id=prompt_id, aspect=aspect, places=rank_by_score(scores)), scores=scores)

@@ -1,7 +1,7 @@
 """What rankings records hold, and the pairs and images that learners read from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,18 @@ IMAGES = "images"
 RANKINGS = "rankings"
 
 
-def rankings_attrs(order: RankOrder, rankings: Sequence[Mapping[str, Ranking]]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One aspect's ranking of a prompt's images, and the scores of those models that the first judge scored.
+
+    Newcomers that a reward model placed have none: its scale is not the judge's.
+    """
+
+    ranking: Ranking
+    scores: Mapping[str, float]
+
+
+def rankings_attrs(order: RankOrder, rankings: Sequence[Mapping[str, Judged]]) -> dict[str, Any]:
     """The document of a rankings record: per prompt its images and one ranking per aspect."""
     return {
         "round": order.round,
@@ -25,11 +36,8 @@ def rankings_attrs(order: RankOrder, rankings: Sequence[Mapping[str, Ranking]]) 
                 "prompt": asdict(prompt),
                 "images": {model: [ref.segment, ref.row] for model, ref in images.items()},
                 "rankings": {
-                    aspect: {
-                        "places": ranking.places,
-                        "scores": None if ranking.scores is None else dict(ranking.scores),
-                    }
-                    for aspect, ranking in by_aspect.items()
+                    aspect: {"places": judged.ranking.places, "scores": dict(judged.scores)}
+                    for aspect, judged in by_aspect.items()
                 },
             }
             for prompt, images, by_aspect in zip(order.prompts, order.images, rankings, strict=True)
@@ -42,20 +50,20 @@ def prompt_of(tree: Mapping[str, Any]) -> Prompt:
     return Prompt(id=tree["id"], text=tree["text"], aspects=tuple(tree["aspects"]))
 
 
-def load_rankings(store: Store, id_: str) -> list[tuple[Prompt, dict[str, ImageRef], dict[str, Ranking]]]:
+def load_rankings(store: Store, id_: str) -> list[tuple[Prompt, dict[str, ImageRef], dict[str, Judged]]]:
     """Every prompt of a rankings record with its images and rankings."""
     found = []
     for entry in store.get(RANKINGS, id_).attrs["prompts"]:
         prompt = prompt_of(entry["prompt"])
         images = {model: ImageRef(segment=segment, row=row) for model, (segment, row) in entry["images"].items()}
         rankings = {
-            aspect: Ranking(
-                prompt_id=prompt.id,
-                aspect=aspect,
-                places=tuple(tuple(place) for place in ranking["places"]),
-                scores=ranking["scores"],
+            aspect: Judged(
+                ranking=Ranking(
+                    prompt_id=prompt.id, aspect=aspect, places=tuple(tuple(place) for place in judged["places"])
+                ),
+                scores=judged["scores"],
             )
-            for aspect, ranking in entry["rankings"].items()
+            for aspect, judged in entry["rankings"].items()
         }
         found.append((prompt, images, rankings))
     return found
@@ -66,7 +74,7 @@ def load_pairs(
 ) -> tuple[list[PairRef], list[PairRef]]:
     """The pairs of one aspect from rankings records: (to learn from, held out), split by prompt.
 
-    margin: two images whose scores differ by no more make no pair. flip: share of the pairs to learn from that are
+    margin: two images that the judge scored and whose scores differ by no more make no pair. flip: share of the pairs to learn from that are
     turned round, by a draw fixed per pair, as people disagree; held-out pairs stay as judged.
     """
     train: list[PairRef] = []
@@ -84,15 +92,11 @@ def load_pairs(
     return train, kept
 
 
-def _models(ranking: Ranking, margin: float) -> Iterator[tuple[str, str]]:
-    scores = ranking.scores
-    for pair in pairs_of(ranking):
-        if (
-            scores is None
-            or pair.winner not in scores
-            or pair.loser not in scores
-            or scores[pair.winner] - scores[pair.loser] > margin
-        ):
+def _models(judged: Judged, margin: float) -> Iterator[tuple[str, str]]:
+    scores = judged.scores
+    for pair in pairs_of(judged.ranking):
+        both = pair.winner in scores and pair.loser in scores
+        if not both or scores[pair.winner] - scores[pair.loser] > margin:
             yield pair.winner, pair.loser
 
 
