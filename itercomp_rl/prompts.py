@@ -25,18 +25,19 @@ def shapes_prompts(world: World, split: str, num: int, seed: int) -> list[Prompt
     """
     if not world.combinations(split):
         raise ConfigError(f"prompts.world leaves no combination for the {split} split: allow more colours or shapes")
+    total = sum(len({caption(scene, way) for way in range(4)}) for scene in world.scenes(split))
+    if num > total:
+        raise ConfigError(
+            f"the {split} split of prompts.world has {total} prompts, {num} were asked for: lower the number"
+        )
     rng = np.random.default_rng(seed)
     found: dict[str, Prompt] = {}
-    for _ in range(50):
+    while True:
         for scene in draw_scenes(world, split, num, rng):
             text = caption(scene, int(rng.integers(4)))
             found.setdefault(text, Prompt(id=prompt_id(text), text=text, aspects=scene.aspects))
             if len(found) == num:
                 return list(found.values())
-    raise ConfigError(
-        f"the {split} split of prompts.world has only about {len(found)} prompts, {num} were asked for: "
-        "lower the number"
-    )
 
 
 def file_prompts(file: str | Path, aspects: list[str]) -> list[Prompt]:

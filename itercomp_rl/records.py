@@ -74,8 +74,8 @@ def load_pairs(
 ) -> tuple[list[PairRef], list[PairRef]]:
     """The pairs of one aspect from rankings records: (to learn from, held out), split by prompt.
 
-    margin: two images that the judge scored and whose scores differ by no more make no pair. flip: share of the pairs to learn from that are
-    turned round, by a draw fixed per pair, as people disagree; held-out pairs stay as judged.
+    margin: two images that the judge scored and whose scores differ by no more make no pair. flip: share of pairs to
+    learn from that are turned round, by a draw fixed per pair, as people disagree; held-out pairs stay as judged.
     """
     train: list[PairRef] = []
     kept: list[PairRef] = []

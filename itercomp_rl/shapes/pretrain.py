@@ -84,7 +84,7 @@ class Recipe:
     unet_steps: int = 3500
     weaken: float = 1.0  # factor on the steps of every gallery member
     num_pictures: int = 30_000
-    trunk_steps: int = 2000
+    trunk_steps: int = 1500
 
     def scaled(self, factor: float) -> "Recipe":
         """Every stage shorter or longer by a factor; the seed stays."""

@@ -34,8 +34,7 @@ log = logging.getLogger(__name__)
 
 PATCH = 4  # pixels
 NUM_WAYS = 4
-PLACES = ("nowhere", "left", "right", "above", "below", "inner", "outer")  # of an object, seen from the other one
-NAMES = (len(COLOURS) + 1, len(SHAPES) + 1, len(PLACES))  # classes of what a patch shows
+NAMES = (len(COLOURS) + 1, len(SHAPES) + 1)  # classes of what a patch shows
 
 
 def trunk_config(tokenizer: PreTrainedTokenizerFast) -> RewardConfig:
@@ -69,7 +68,7 @@ def trunk_config(tokenizer: PreTrainedTokenizerFast) -> RewardConfig:
 
 
 def make_pictures(
-    scenes: list[Scene], vae: AutoencoderKL, unet: UNet2DConditionModel, states: Tensor, seed: int, max_t: int
+    scenes: list[Scene], vae: AutoencoderKL, unet: UNet2DConditionModel, states: Tensor, seed: int, max_t: int = 800
 ) -> dict[str, Tensor]:
     """Pictures [N,3,32,32] u8 of `scenes`, and what each 4x4 patch shows.
 
@@ -117,24 +116,6 @@ def _patches(scenes: list[Scene], layouts: list) -> tuple[Tensor, Tensor]:
             found = torch.where(share > 0.4, name[:, None], found)
         classes.append(found)
     return classes[0], classes[1]
-
-
-def places_of(scenes: list[Scene], rows: Tensor, colour: Tensor) -> Tensor:
-    """For each patch [N, 64], where its object lies as seen from the other one, as an index into PLACES."""
-    ids = {name: 1 + i for i, name in enumerate(COLOURS)}
-    pair = torch.tensor([[ids[scenes[r].first.colour], ids[scenes[r].second.colour]] for r in rows.tolist()])
-    inside = torch.tensor([scenes[r].relation == "inside" for r in rows.tolist()])
-    side = SIZE // PATCH
-    at = torch.stack([torch.arange(side * side) % side, torch.arange(side * side) // side]).float()  # x, y of a patch
-    cover = [(colour == pair[:, i : i + 1]).float() for i in (0, 1)]
-    centre = [(c @ at.T) / c.sum(1, keepdim=True).clamp(min=1) for c in cover]
-    dx, dy = (centre[0] - centre[1]).unbind(1)
-    level = dx.abs() > dy.abs()
-    first = torch.where(level, torch.where(dx < 0, 1, 2), torch.where(dy < 0, 3, 4))
-    second = torch.where(level, torch.where(dx < 0, 2, 1), torch.where(dy < 0, 4, 3))
-    first, second = torch.where(inside, 5, first), torch.where(inside, 6, second)
-    place = torch.where(cover[1] > 0, second[:, None], 0)
-    return torch.where(cover[0] > 0, first[:, None], place)
 
 
 def wrong_rows(scenes: list[Scene], row: dict[Scene, int], split: str, num: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -195,7 +176,6 @@ def train_trunk(
     """The trunk and its held-out accuracies; sources: the VAE, the UNets that predict pictures, the text encoder."""
     table = CaptionTable("train", tokenizer)
     data = _pool(folder / "trunk-train.safetensors", table, sources, num_pictures, seed)
-    data["place"] = places_of(table.scenes, data["rows"], data["colour"])
     attribute, relation = wrong_rows(table.scenes, table.row, "train", 8, seed)
     model = RewardModel(trunk_config(tokenizer), tokenizer, seed=seed)
     reader = _Reader(model)
@@ -213,7 +193,7 @@ def train_trunk(
         way = torch.randint(NUM_WAYS, (size, 1), generator=generator)
         tokens = model.encode_image(model.preprocess(image))
         losses, right = reader.losses(tokens, table.ids[captions, way], table.mask[captions, way], generator)
-        losses["naming"] = reader.naming(tokens, *(data[name][pick] for name in ("colour", "shape", "place")))
+        losses["naming"] = reader.naming(tokens, *(data[name][pick] for name in ("colour", "shape")))
         shown = {name: loss.item() for name, loss in losses.items()}
         return sum(losses.values(), torch.zeros(())), shown | {"attribute": right[0], "relation": right[1]}
 
@@ -238,7 +218,7 @@ class _Reader(nn.Module):
         self.checker = nn.Linear(text, 1)
 
     def naming(self, tokens: Tensor, *labels: Tensor) -> Tensor:
-        """Cross entropy of each patch's colour, shape and place."""
+        """Cross entropy of each patch's colour and shape."""
         named = self.namer(tokens[:, 1:]).flatten(0, 1).split(NAMES, dim=1)
         losses = [F.cross_entropy(name, label.flatten()) for name, label in zip(named, labels, strict=True)]
         return torch.stack(losses).sum()
@@ -294,9 +274,7 @@ def _pool(path: Path, table: CaptionTable, sources: tuple, num: int, seed: int) 
                 states = torch.cat(
                     [text_encoder(input_ids=ids).last_hidden_state for ids in table.ids[rows, way].split(512)]
                 )
-            # The last model given is the clean one: only it still paints what the caption says from noisy latents.
-            max_t = 800 if i == len(unets) - 1 else 400
-            parts.append({**make_pictures(scenes, vae, unet, states, seed + i, max_t), "rows": rows})
+            parts.append({**make_pictures(scenes, vae, unet, states, seed + i), "rows": rows})
         save_file({key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}, path)
         log.info("made %d pictures (%s)", num, split)
     return load_file(path)

@@ -71,7 +71,8 @@ def test_the_policy_has_learned_something_and_not_diverged(run_folder: Path) -> 
 
 
 def test_pictures_and_metrics_are_written(run_folder: Path) -> None:
-    assert Image.open(run_folder / "images.png").size[0] > 300
+    with Image.open(run_folder / "images.png") as picture:
+        assert picture.size[0] > 300
     names = {json.loads(line)["name"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()}
     assert {"policy/refl_loss", "policy/lag_updates", "reward/attribute_held_out_accuracy"} <= names
     assert any((run_folder / "tensorboard").iterdir())
@@ -92,4 +93,5 @@ def test_evaluate_measures_anew_and_generate_draws(run_folder: Path, tmp_path: P
         *("generate", "a red circle left of a blue square", "--run", str(run_folder)),
         *("--compare", "base", "--num", "2", "--out", str(picture)),
     )
-    assert Image.open(picture).size[0] > 300
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 300
