@@ -370,6 +370,7 @@ def check(config: Config) -> None:
     p, policy = config.prompts, config.policy
     _one_of("gallery.dtype", config.gallery.dtype, ("fp32", "bf16", "fp16"))
     _one_of("prompts.source", p.source, ("shapes", "files"))
+    _one_of("judge.first_round", config.judge.first_round, ("oracle",))
     _one_of("judge.later_rounds", config.judge.later_rounds, ("reward", "oracle"))
     _one_of("judge.rule", config.judge.rule, ("official_fixed", "min_inversions"))
     _one_of("reward.on_bad_reward", config.reward.on_bad_reward, ("stop", "drop"))
@@ -435,5 +436,5 @@ def check(config: Config) -> None:
         )
     if p.source == "files" and config.judge.first_round == "oracle":
         raise ConfigError(
-            "judge.first_round is 'oracle', which grades only the embedded world: name a rank file instead"
+            "judge.first_round is 'oracle', which grades only the embedded world, and no other judge is there yet"
         )

@@ -1,4 +1,4 @@
-"""kill -9 of the driver (then `--resume`) or of a worker process, while the policy learns: the outcome is the undisturbed one.
+"""kill -9 of the driver (then `--resume`) or of a worker while the policy learns: the outcome is the undisturbed one.
 
 The tiny run is sequential (max_policy_lag 0), so its weights must come out bit for bit the same.
 """
