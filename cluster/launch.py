@@ -78,8 +78,8 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     check_models(config)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
-    with cluster(address) as log_to, MemoryPeak() as peak:
-        handles = start_workers(config, log_to)
+    with cluster(address), MemoryPeak() as peak:
+        handles = start_workers(config)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, tensorboard=config.tracking.tensorboard)
         try:
@@ -178,7 +178,7 @@ def cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def start_workers(config: Config, _: None = None) -> dict[str, WorkerHandle]:
+def start_workers(config: Config) -> dict[str, WorkerHandle]:
     """Every process of the run, by label, once all of them answer.
 
     Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.

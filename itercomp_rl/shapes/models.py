@@ -1,5 +1,6 @@
 """The tiny models: a word-level tokenizer, a CLIP text encoder, a VAE, a UNet, their pipeline and a BLIP trunk."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -119,4 +120,8 @@ def save_pipeline(
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
+    for file in folder.glob("*/config.json"):  # diffusers notes where on this disk a part was loaded from
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     pipeline.to(dtype=torch.float32)
