@@ -2,11 +2,11 @@
 
 import torch
 
-from itercomp_rl.config import PolicyConfig
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.models import checkpoint_path
+from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 

@@ -5,9 +5,9 @@ import time
 import numpy as np
 import torch
 
-from itercomp_rl.config import GalleryConfig
 from itercomp_rl.gallery.text import TextGallery
 from itercomp_rl.items import DrawOrder
+from itercomp_rl.schema import GalleryConfig
 from itercomp_rl.store.store import Store
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from itercomp_rl.config import Config
+from itercomp_rl.schema import Config
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
 WorkerHandle: TypeAlias = Any

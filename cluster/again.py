@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from itercomp_rl.config import Config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.text import TextGallery
 from itercomp_rl.items import DrawOrder, ModelRef
@@ -15,6 +14,7 @@ from itercomp_rl.plan import Plan, draw_evaluations
 from itercomp_rl.prompts import held_out_prompts, user_prompts
 from itercomp_rl.report import save_grid
 from itercomp_rl.results import Graded, aspects_of
+from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, workers
-from itercomp_rl.config import Config, config_from, to_tree
+from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.errors import ConfigError, StuckError
 from itercomp_rl.items import RewardReport
@@ -31,6 +31,7 @@ from itercomp_rl.metrics import RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
+from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.store import Store, open_store

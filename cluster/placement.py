@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from actors.worker import RoleSpec, WorkerSpec
-from itercomp_rl.config import Config, RoleConfig
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.schema import Config, RoleConfig
 
 
 def members(config: Config) -> list[tuple[RoleSpec, RoleConfig]]:

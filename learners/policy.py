@@ -9,7 +9,6 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from itercomp_rl.config import PolicyConfig
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Conditioning, Policy
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
@@ -19,6 +18,7 @@ from itercomp_rl.judges.reward import load_ensemble
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.records import ImageReader, load_rankings
 from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store

@@ -8,7 +8,6 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from itercomp_rl.config import EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.judges.reward import reward_role, score_images
@@ -17,6 +16,7 @@ from itercomp_rl.records import ImageReader, load_pairs
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.reward.model import RewardEnsemble, RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
+from itercomp_rl.schema import EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store

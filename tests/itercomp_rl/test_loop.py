@@ -8,12 +8,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from itercomp_rl.config import Config, load_config
+from itercomp_rl.config import load_config
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
 from itercomp_rl.loop import Advance, run_rounds
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
+from itercomp_rl.schema import Config
 
 
 class LocalTeam:
