@@ -39,3 +39,7 @@ class WorkerDiedError(IterCompError):
 
 class StuckError(IterCompError):
     """A piece of work took longer than actors.progress_timeout_s; the message names the role and the process."""
+
+
+class PlanError(IterCompError):
+    """A plan of a picture (regions, boxes, canvas) cannot be drawn as it is."""
