@@ -7,7 +7,7 @@ from itercomp_rl.judges import oracle
 from itercomp_rl.judges.reward import load_ensemble, place_newcomers, score_images
 from itercomp_rl.ranking import PlacingRule, Ranking, rank_by_score
 from itercomp_rl.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
-from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.schema import JudgeConfig
 from itercomp_rl.shapes.oracle import off_palette
 from itercomp_rl.store.store import Store

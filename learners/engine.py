@@ -193,14 +193,11 @@ def join_group(group: Group) -> None:
     if _joined is not None or dist.is_initialized():
         raise ConfigError(f"this process is already in {_joined or 'a foreign group'} and cannot join {group} as well")
     timeout = timedelta(seconds=group.timeout_s)
-    # The stores are public by torch's documentation, if not by its __all__.
     if group.world_size == 1:
-        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        store = dist.HashStore()
     else:
         address = (group.master_addr, group.master_port)
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            *address, group.world_size, is_master=group.rank == 0, timeout=timeout
-        )
+        store = dist.TCPStore(*address, group.world_size, is_master=group.rank == 0, timeout=timeout)
     dist.init_process_group(group.backend, store=store, rank=group.rank, world_size=group.world_size, timeout=timeout)
     atexit.register(dist.destroy_process_group)  # else gloo's threads abort one exit in ten
     _joined = group

@@ -17,7 +17,7 @@ from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, Rollout
 from itercomp_rl.judges.reward import load_ensemble
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.records import ImageReader, load_rankings
-from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights

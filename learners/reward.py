@@ -14,7 +14,8 @@ from itercomp_rl.judges.reward import reward_role, score_images
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.records import ImageReader, load_pairs
 from itercomp_rl.reward.checkpoint import load_reward
-from itercomp_rl.reward.model import RewardEnsemble, RewardModel
+from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
 from itercomp_rl.schema import EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
 from itercomp_rl.reward.checkpoint import load_reward
-from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 

@@ -1,5 +1,3 @@
-import copy
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -8,38 +6,8 @@ from torch import Tensor, nn
 from transformers.models.blip.modeling_blip import BlipEncoderLayer
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.reward.model import RewardConfig, RewardEnsemble, RewardModel, TextTokens
-from itercomp_rl.reward.preference import freeze
-
-TOWER = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-
-
-def tiny_config(**changes: Any) -> RewardConfig:
-    config = RewardConfig(
-        image_size=16,
-        vision={**TOWER, "patch_size": 4},
-        text={**TOWER, "num_hidden_layers": 2, "vocab_size": 20, "max_position_embeddings": 8},
-        max_text_tokens=8,
-        mlp_widths=(16, 8),
-        mlp_dropouts=(0.2, 0.1),
-        mlp_init="unit_gain",
-    )
-    return replace(config, **changes)
-
-
-def tiny_model(seed: int = 0, **changes: Any) -> RewardModel:
-    return RewardModel(tiny_config(**changes), seed=seed).eval()
-
-
-def images(num: int = 3, height: int = 16, width: int = 16, seed: int = 0) -> Tensor:
-    return torch.rand(num, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def texts(num: int = 3, length: int = 8, seed: int = 0) -> TextTokens:
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(1, 20, (num, length), generator=generator)
-    mask = (torch.arange(length) < torch.randint(2, length + 1, (num, 1), generator=generator)).long()
-    return TextTokens(ids * mask, mask)
+from itercomp_rl.reward.model import RewardConfig, RewardModel, TextTokens
+from tests.itercomp_rl.reward.tiny import TOWER, images, texts, tiny_config, tiny_model
 
 
 def transformers_features(model: RewardModel, image: Tensor, tokens: TextTokens) -> Tensor:
@@ -255,85 +223,3 @@ def test_default_sizes_are_those_of_imagereward() -> None:
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         tiny_config(**changes)
-
-
-def three_aspects(fix_rate: float) -> RewardEnsemble:
-    """Three models that learned apart from one trunk with its lower layers frozen."""
-    trunk = tiny_model()
-    models = {}
-    for seed, aspect in enumerate(("attribute", "spatial", "non_spatial")):
-        model = copy.deepcopy(trunk)
-        freeze(model, fix_rate)
-        generator = torch.Generator().manual_seed(seed)
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
-        model.calibrate(torch.tensor([seed - 1.0, seed + 1.0]))
-        models[aspect] = model.requires_grad_(False)
-    return RewardEnsemble(models)
-
-
-def tokens_of(ensemble: RewardEnsemble) -> dict[str, TextTokens]:
-    return {aspect: texts(seed=i) for i, aspect in enumerate(ensemble.aspects)}
-
-
-@pytest.mark.parametrize(("fix_rate", "shared"), [(0.0, 0), (0.4, 1), (0.7, 2), (1.0, 3)])
-def test_aspects_score_together_as_apart_whatever_they_share(fix_rate: float, shared: int) -> None:
-    ensemble = three_aspects(fix_rate)
-    assert ensemble.num_shared_blocks == shared
-    tokens = tokens_of(ensemble)
-    image = images(height=20, width=20).requires_grad_()
-    together = ensemble.score(image, tokens)
-    apart = {aspect: ensemble.model(aspect).score(image, *tokens[aspect]) for aspect in tokens}
-    assert together.keys() == apart.keys()
-    assert all(torch.equal(together[aspect], apart[aspect]) for aspect in apart)
-    (shared_gradient,) = torch.autograd.grad(torch.stack([*together.values()]).sum(), image)
-    (gradient,) = torch.autograd.grad(torch.stack([*apart.values()]).sum(), image)
-    torch.testing.assert_close(shared_gradient, gradient, rtol=1e-4, atol=1e-7)
-
-
-def test_a_shared_block_that_is_written_or_thawed_is_shared_no_more() -> None:
-    ensemble = three_aspects(0.7)
-    assert ensemble.num_shared_blocks == 2
-    weight = ensemble.model("spatial").get_parameter("vision.encoder.layers.1.mlp.fc2.bias")
-    weight.requires_grad_(True)
-    assert ensemble.num_shared_blocks == 1
-    weight.requires_grad_(False)
-    assert ensemble.num_shared_blocks == 2
-    with torch.no_grad():
-        weight[0] += 1
-    assert ensemble.num_shared_blocks == 1
-    tokens = tokens_of(ensemble)
-    spatial = ensemble.model("spatial").score(images(), *tokens["spatial"])
-    assert torch.equal(ensemble.score(images(), tokens)["spatial"], spatial)
-
-
-def test_models_that_cut_the_image_otherwise_share_nothing() -> None:
-    one, two = tiny_model(), tiny_model(vision={**TOWER, "patch_size": 4, "num_attention_heads": 2})
-    two.load_state_dict(one.state_dict())
-    other_mean = tiny_model(image_mean=(0.5, 0.5, 0.5))
-    other_mean.load_state_dict(one.state_dict())
-    for other in (two, other_mean):
-        ensemble = RewardEnsemble({"a": one.requires_grad_(False), "b": other.requires_grad_(False)})
-        assert ensemble.num_shared_blocks == 0
-
-
-def test_an_ensemble_scores_only_the_aspects_asked_for() -> None:
-    ensemble = three_aspects(0.7)
-    tokens = tokens_of(ensemble)
-    both = ensemble.score(images(), {aspect: tokens[aspect] for aspect in ("spatial", "attribute")})
-    assert list(both) == ["spatial", "attribute"]
-    whole = ensemble.score(images(), tokens)
-    assert all(torch.equal(both[aspect], whole[aspect]) for aspect in both)
-    assert torch.equal(ensemble.score(images(), {"spatial": tokens["spatial"]})["spatial"], whole["spatial"])
-
-
-def test_an_ensemble_refuses_strangers_and_train_mode() -> None:
-    ensemble = three_aspects(0.7)
-    with pytest.raises(ValueError, match=r"aspect is 'style'.*\['attribute', 'spatial', 'non_spatial'\]"):
-        ensemble.score(images(), {"style": texts()})
-    ensemble.model("spatial").train()
-    with pytest.raises(RuntimeError, match=r"eval\(\)"):
-        ensemble.score(images(), tokens_of(ensemble))
-    with pytest.raises(ValueError, match="one aspect or more"):
-        RewardEnsemble({})
