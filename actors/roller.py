@@ -2,12 +2,13 @@
 
 import torch
 
+from itercomp_rl.attention import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.schema import PolicyConfig
-from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 
 
@@ -16,27 +17,39 @@ class Roller:
 
     def __init__(self, store: Store, settings: PolicyConfig, device: torch.device) -> None:
         self._store, self._settings = store, settings
-        self._policy = load_policy(checkpoint_path(settings.model), dtype=settings.engine.dtype, device=device)
+        self._policy = load_policy(
+            checkpoint_path(settings.model),
+            dtype=settings.engine.dtype,
+            device=device,
+            resolution_px=settings.resolution_px,
+        )
+        check_attention("policy.attention", settings.attention, self._policy.dtype, device)
+        set_attention(self._policy.trainable, settings.attention)
         self._version: tuple[str, int] | None = None
 
     def roll(self, order: RolloutOrder) -> Rollout:
-        """Latents at each image's mid step, drawn from its own generator."""
-        if self._version != (order.role, order.version):
-            self._policy.trainable.load_state_dict(weights.load(self._store, order.role, order.version))
-            self._version = (order.role, order.version)
+        """Latents at each image's mid steps, from its own generator; a walk goes on where the last one stopped."""
         policy, settings = self._policy, self._settings
+        if self._version != (order.role, order.version):
+            load_published(policy, self._store, order.role, order.version)
+            self._version = (order.role, order.version)
+            if settings.compile and policy.network is policy.trainable:  # once it has its adapter
+                policy.network = torch.compile(policy.trainable)
         generators = image_generators(order.seeds)
-        latents = policy.denoise_to(
-            policy.start_latents(generators),
-            policy.encode([prompt.text for prompt in order.prompts]),
-            policy.schedule(settings.num_steps, settings.sampler),
-            (0, list(order.mid_steps)),
-            generators,
-        )
+        cond = policy.encode([prompt.text for prompt in order.prompts])
+        schedule = policy.schedule(settings.num_steps, settings.sampler)
+        latents, points = policy.start_latents(generators), []
+        before: list[int] = [0] * len(order.prompts)
+        for steps in order.mid_steps:
+            latents = policy.denoise_to(
+                latents, cond, schedule, (before, list(steps)), generators, guidance=settings.rollout_guidance
+            )
+            before = list(steps)
+            points.append(latents)
         return Rollout(
             index=order.index,
             version=order.version,
             prompts=order.prompts,
             mid_steps=order.mid_steps,
-            latents=latents.cpu().numpy(),
+            latents=torch.stack(points).cpu().numpy(),
         )

@@ -17,7 +17,13 @@ class Sampler:
     def __init__(self, store: Store, settings: GalleryConfig, device: torch.device) -> None:
         self._store = store
         self._gallery = TextGallery(
-            store, batch=settings.batch, device=device, dtype=settings.dtype, max_loaded=settings.max_loaded
+            store,
+            batch=settings.batch,
+            device=device,
+            dtype=settings.dtype,
+            max_loaded=settings.max_loaded,
+            attention=settings.attention,
+            compile_networks=settings.compile,
         )
 
     def draw(self, order: DrawOrder) -> None:

@@ -31,6 +31,7 @@ class ModelRef:
     version: int | None = None
     num_steps: int
     guidance: float = 1.0
+    resolution_px: int | None = None  # side of the images; None = the checkpoint's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,24 +106,28 @@ class RewardReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutOrder:
-    """Denoise without gradient under live policy `version`: latents from `seeds`, each up to its own mid step."""
+    """Denoise without gradient under live policy `version`: latents from `seeds`, each up to its own mid steps.
+
+    mid_steps holds, per gradient point, one step per image: ((3, 5), (7, 6)) for two points of two images, an image's
+    steps rising from point to point.
+    """
 
     index: int
     role: str  # store role of the live weights
     version: int
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
-    mid_steps: tuple[int, ...]
+    mid_steps: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """Latents [B, C, H, W] float32 at each image's mid step; lives in Ray's object store for a second."""
+    """Latents [P, B, C, H, W] float32 at each image's P mid steps; lives in Ray's object store for a second."""
 
     index: int
     version: int
     prompts: tuple[Prompt, ...]
-    mid_steps: tuple[int, ...]
+    mid_steps: tuple[tuple[int, ...], ...]
     latents: NDArray[np.float32] = field(repr=False)
 
 

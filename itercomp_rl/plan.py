@@ -56,13 +56,20 @@ class Plan:
             version=None if after_round < 0 else after_round,
             num_steps=policy.num_steps,
             guidance=policy.guidance,
+            resolution_px=policy.resolution_px,
         )
 
     def founders(self, round_: int) -> list[ModelRef]:
         """The configured members that join at `round_`."""
         members = self.config.gallery.members.items()
         return [
-            ModelRef(name=name, checkpoint=member.model, num_steps=member.num_steps, guidance=member.guidance)
+            ModelRef(
+                name=name,
+                checkpoint=member.model,
+                num_steps=member.num_steps,
+                guidance=member.guidance,
+                resolution_px=member.resolution_px,
+            )
             for name, member in members
             if member.join_round == round_
         ]
@@ -132,8 +139,17 @@ class Plan:
             version=live[1],
             prompts=tuple(prompts[i] for i in self._prompt_rows(round_, index, size)),
             seeds=tuple(int(seed) for seed in rng.integers(2**62, size=size)),
-            mid_steps=tuple(int(step) for step in rng.integers(policy.mid_low, policy.mid_high + 1, size=size)),
+            mid_steps=self._mid_steps(rng, size),
         )
+
+    def _mid_steps(self, rng: np.random.Generator, size: int) -> tuple[tuple[int, ...], ...]:
+        """Uniform steps of each image, the same one never twice, rising from point to point."""
+        policy = self.config.policy
+        if policy.points_per_rollout == 1:
+            return (tuple(rng.integers(policy.mid_low, policy.mid_high + 1, size=size).tolist()),)
+        steps = np.tile(np.arange(policy.mid_low, policy.mid_high + 1), (size, 1))
+        drawn = np.sort(rng.permuted(steps, axis=1)[:, : policy.points_per_rollout], axis=1)
+        return tuple(tuple(point) for point in drawn.T.tolist())
 
     def _prompt_rows(self, round_: int, index: int, size: int) -> list[int]:
         """Rows of the policy's prompts, every prompt once before any comes again."""

@@ -30,6 +30,8 @@ def _positive(config: Config) -> None:
         "policy.batch": config.policy.batch,
         "policy.rollout_batch": config.policy.rollout_batch,
         "policy.checkpoint_every": config.policy.checkpoint_every,
+        "policy.points_per_rollout": config.policy.points_per_rollout,
+        "policy.grad_steps": config.policy.grad_steps,
         "actors.processes": config.actors.processes,
         "actors.threads": config.actors.threads,
         "evaluation.images_per_aspect": config.evaluation.images_per_aspect,
@@ -43,6 +45,7 @@ def _positive(config: Config) -> None:
         "policy.max_policy_lag": config.policy.max_policy_lag,
         "policy.pretraining_weight": config.policy.pretraining_weight,
         "policy.shift": config.policy.shift,
+        "policy.lora.rank": config.policy.lora.rank,
         "policy.noise": config.policy.noise,
         "policy.loss_scale": config.policy.loss_scale,
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
@@ -73,6 +76,13 @@ def _shares(config: Config) -> None:
 def _engines(config: Config) -> None:
     for name, engine in (("policy", config.policy.engine), ("reward", config.reward.engine)):
         _one_of(f"{name}.engine.kind", engine.kind, ("plain", "deepspeed"))
+        _one_of(f"{name}.engine.optimizer", engine.optimizer, ("adamw", "adamw_8bit"))
+        _require(
+            engine.optimizer == "adamw" or engine.kind == "plain",
+            f"{name}.engine.optimizer",
+            engine.optimizer,
+            "needs engine.kind plain: DeepSpeed shares Adam's moments out instead (engine.zero_stage)",
+        )
         _one_of(f"{name}.engine.dtype", engine.dtype, ("fp32", "bf16"))
         _require(0 <= engine.zero_stage <= 3, f"{name}.engine.zero_stage", engine.zero_stage, "must be 0, 1, 2 or 3")
         _require(engine.lr > 0 and math.isfinite(engine.lr), f"{name}.engine.lr", engine.lr, "must be above 0")
@@ -82,6 +92,55 @@ def _engines(config: Config) -> None:
             "reward.engine.kind is 'deepspeed' with actors.layout 'shared': a process can belong to one DeepSpeed "
             "group, the policy's; set reward.engine.kind=plain or actors.layout=separate"
         )
+
+
+def _learning(config: Config) -> None:
+    policy = config.policy
+    _require(policy.lora.alpha > 0, "policy.lora.alpha", policy.lora.alpha, "must be above 0")
+    _require(
+        policy.lora.targets is None or len(policy.lora.targets) > 0,
+        "policy.lora.targets",
+        policy.lora.targets,
+        "must name at least one layer, or be null",
+    )
+    num_steps = policy.mid_high - policy.mid_low + 1
+    _require(
+        policy.points_per_rollout <= max(num_steps, 1),
+        "policy.points_per_rollout",
+        policy.points_per_rollout,
+        f"an image's points are different steps, and mid_low..mid_high has {num_steps}",
+    )
+    _require(
+        policy.mid_high + policy.grad_steps <= policy.num_steps,
+        "policy.grad_steps",
+        policy.grad_steps,
+        f"only {policy.num_steps - policy.mid_high} steps are left from policy.mid_high ({policy.mid_high}) on",
+    )
+    _require(
+        policy.rollout_guidance is None or policy.rollout_guidance > 0,
+        "policy.rollout_guidance",
+        policy.rollout_guidance,
+        "must be above 0, or null for none",
+    )
+    for key, side in {
+        "policy.resolution_px": policy.resolution_px,
+        **{f"gallery.members.{name}.resolution_px": m.resolution_px for name, m in config.gallery.members.items()},
+    }.items():
+        _require(side is None or side >= 8, key, side, "must be 8 or more, or null for the checkpoint's own")
+
+
+def _attention(config: Config) -> None:
+    for key, kind, dtype in (
+        ("policy.attention", config.policy.attention, config.policy.engine.dtype),
+        ("gallery.attention", config.gallery.attention, config.gallery.dtype),
+        ("reward.attention", config.reward.attention, config.reward.engine.dtype),
+    ):
+        _one_of(key, kind, ("sdpa", "flash"))
+        if kind == "flash":
+            _require(
+                dtype != "fp32", key, kind, f"FlashAttention computes in bf16 or fp16, and this part's dtype is {dtype}"
+            )
+            _require(config.actors.device != "cpu", key, kind, "FlashAttention needs a GPU, and actors.device is 'cpu'")
 
 
 def check(config: Config) -> None:
@@ -97,7 +156,8 @@ def check(config: Config) -> None:
     _one_of("judge.rule", config.judge.rule, ("official_fixed", "min_inversions"))
     _one_of("reward.on_bad_reward", config.reward.on_bad_reward, ("stop", "drop"))
     _one_of("policy.start_from", policy.start_from, ("previous", "base"))
-    _one_of("policy.sampler", policy.sampler, ("ddim", "ddpm"))
+    _one_of("policy.sampler", policy.sampler, ("ddim", "ddpm", "euler", "renoise"))
+    _attention(config)
     _one_of("actors.layout", config.actors.layout, ("shared", "separate"))
     for aspect in p.aspects:
         _one_of("prompts.aspects", aspect, ASPECTS)
@@ -132,6 +192,7 @@ def check(config: Config) -> None:
         policy.batch,
         f"must be a multiple of policy.rollout_batch ({policy.rollout_batch})",
     )
+    _learning(config)
     rollouts, ranks = policy.batch // policy.rollout_batch, config.actors.policy_learners.count
     _require(
         rollouts % ranks == 0,

@@ -42,6 +42,7 @@ class MemberConfig:
     num_steps: int
     guidance: float = 1.0
     join_round: int = 0
+    resolution_px: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class GalleryConfig:
     segment: int
     dtype: str
     max_loaded: int
+    attention: str
+    compile: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class JudgeConfig:
 class EngineConfig:
     kind: str
     zero_stage: int
+    optimizer: str
     dtype: str
     lr: float
     weight_decay: float
@@ -86,17 +90,30 @@ class RewardLearningConfig:
     on_bad_reward: str
     weights: dict[str, float]
     refresh: bool
+    attention: str
     engine: EngineConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    rank: int
+    alpha: float
+    targets: list[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     model: str
+    resolution_px: int | None
+    lora: LoraConfig
     num_steps: int
     guidance: float
     sampler: str
     mid_low: int
     mid_high: int
+    points_per_rollout: int
+    grad_steps: int
+    rollout_guidance: float | None
     updates: int
     batch: int
     rollout_batch: int
@@ -109,6 +126,9 @@ class PolicyConfig:
     shift: int
     noise: float
     checkpoint_every: int
+    gradient_checkpointing: bool
+    attention: str
+    compile: bool
     engine: EngineConfig
 
 

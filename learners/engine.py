@@ -30,6 +30,7 @@ class EngineSpec:
 
     kind: Literal["plain", "deepspeed"]
     lr: float
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"  # 8bit: Adam's moments in a byte each, by bitsandbytes
     zero_stage: int = 0  # what ranks share out: 0 nothing, 1 Adam's moments, 2 gradients too, 3 weights too
     dtype: Literal["fp32", "bf16"] = "fp32"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -49,6 +50,12 @@ class EngineSpec:
             raise ConfigError(
                 f"engine.zero_stage is {self.zero_stage}, but the plain engine shares nothing out: "
                 "set it to 0, or engine.kind to deepspeed"
+            )
+        if self.optimizer not in ("adamw", "adamw_8bit"):
+            raise ConfigError(f"engine.optimizer is {self.optimizer!r}: must be adamw or adamw_8bit")
+        if self.optimizer == "adamw_8bit" and self.kind != "plain":
+            raise ConfigError(
+                "engine.optimizer is adamw_8bit: set engine.kind to plain, DeepSpeed shards moments instead"
             )
         if self.dtype not in DTYPES:
             raise ConfigError(f"engine.dtype is {self.dtype!r}: must be fp32 or bf16 (fp16 would need loss scaling)")

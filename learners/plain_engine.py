@@ -1,14 +1,16 @@
 """The engine in plain torch: every rank holds everything, gradients meet in one all-reduce."""
 
+import importlib.util
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from itercomp_rl.errors import DivergedError
+from itercomp_rl.errors import ConfigError, DivergedError
 from learners.engine import DTYPES, EngineSpec, Group, join_group
 from learners.shard import Shard, fingerprint
 
@@ -29,17 +31,21 @@ class ClippedAdamW(torch.optim.AdamW):
 
     def step(self, closure: None = None) -> None:
         params = [p for param_group in self.param_groups for p in param_group["params"]]
-        for p in params:
-            if p.grad is None:  # AdamW would skip it; a weight decays and its moments fade on every rank or on none
-                p.grad = torch.zeros_like(p)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in params])
-        self._global_grad_norm = norm.item()
-        self.overflow = not bool(norm.isfinite())
-        if self.overflow:
-            return
-        if self.max_norm:
-            torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, norm)
-        super().step()
+        self._global_grad_norm, self.overflow = clip(params, self.max_norm)
+        if not self.overflow:
+            super().step()
+
+
+def clip(params: list[Tensor], max_norm: float) -> tuple[float, bool]:
+    """Shorten the gradients to a global norm; returns the norm before, and whether it is not finite: then all stays."""
+    for p in params:
+        if p.grad is None:  # AdamW would skip it; a weight decays and its moments fade on every rank or on none
+            p.grad = torch.zeros_like(p)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    is_finite = bool(norm.isfinite())
+    if is_finite and max_norm:
+        torch.nn.utils.clip_grads_with_norm_(params, max_norm, norm)
+    return norm.item(), not is_finite
 
 
 class PlainEngine:
@@ -60,7 +66,7 @@ class PlainEngine:
         masters: dict[str, Tensor] = dict(self.params)
         if spec.dtype != "fp32":
             masters = {name: p.detach().float() for name, p in self.params.items()}
-        self.adam = ClippedAdamW(masters.values(), spec)
+        self.adam = _adam(masters.values(), spec)
         self.shard = Shard(
             spec, group, masters, self.adam, place=(0, 1), refresh=self._refresh, parameters=fingerprint(module)
         )
@@ -134,3 +140,16 @@ class PlainEngine:
         for name, p in self.params.items():
             if self.shard.masters[name] is not p:
                 p.copy_(self.shard.masters[name])
+
+
+def _adam(masters: Iterable[Tensor], spec: EngineSpec) -> Any:  # Any: torch's AdamW or one shaped like it
+    if spec.optimizer == "adamw":
+        return ClippedAdamW(masters, spec)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "engine.optimizer is 'adamw_8bit', and bitsandbytes is not installed here: pip install itercomp-rl[gpu], "
+            "or set it to adamw"
+        )
+    from learners.adam_8bit import ClippedAdamW8bit
+
+    return ClippedAdamW8bit(masters, spec)

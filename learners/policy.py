@@ -1,18 +1,23 @@
 """Step 6 of a prompt's road: one rank of the policy learner turns rollouts into new policy weights (ReFL)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.lora import Lora, add_lora, has_lora
 from itercomp_rl.diffusion.policy import Conditioning, Policy
+from itercomp_rl.diffusion.published import LORA, load_published
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
-from itercomp_rl.errors import CheckpointError, WorkerDiedError
+from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, Rollout
 from itercomp_rl.judges.reward import load_ensemble
 from itercomp_rl.models import checkpoint_path
@@ -55,10 +60,7 @@ class PolicyLearner:
     def open(self, order: PolicyOrder) -> int:
         """Load policy, reward models and this round's newest checkpoint; publish live weights; returns updates made."""
         settings = self._settings
-        policy = load_policy(checkpoint_path(settings.model), dtype=settings.engine.dtype, device=self._device)
-        if order.start_version is not None:
-            policy.trainable.load_state_dict(weights.load(self._store, POLICY, order.start_version))
-        policy.trainable.requires_grad_(True)
+        policy = self._policy(order)
         engine = open_engine(policy.trainable, engine_spec(settings.engine), self._group, self._device)
         policy.network = engine.module
         if newest := self._newest(order.round):
@@ -67,6 +69,11 @@ class PolicyLearner:
                 raise CheckpointError(
                     f"checkpoint {newest} says it holds update {engine.updates}: delete it and resume again"
                 )
+        if not settings.pretraining_weight and not any(report.weight > 0 for report in order.rewards.values()):
+            raise DivergedError(
+                f"round {order.round} has no reward model with a weight and policy.pretraining_weight is 0: there is "
+                "nothing to learn from; give reward.weights, or better reward models (on_bad_reward dropped them)"
+            )
         trusted = {aspect: report for aspect, report in order.rewards.items() if report.weight > 0}
         versions = {aspect: report.version for aspect, report in trusted.items()}
         self._task = _Task(
@@ -78,8 +85,11 @@ class PolicyLearner:
                 weights={aspect: report.weight for aspect, report in trusted.items()},
                 target=settings.target,
                 scale=settings.loss_scale,
+                num_grad_steps=settings.grad_steps,
+                guidance=settings.rollout_guidance,
             ),
             gallery=self._gallery_images(order) if settings.pretraining_weight else [],
+            lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
         self._publish_live(self._task)
         return engine.updates
@@ -92,9 +102,9 @@ class PolicyLearner:
         mine = rollouts[self._group.rank :: self._group.world_size]
         found: list[dict[str, float]] = []
         for rollout in mine:
-            loss, metrics = self._loss(task, number, rollout, len(rollouts))
-            task.engine.backward(loss / len(mine))
-            found.append(metrics)
+            for loss, metrics in self._losses(task, rollout, len(rollouts)):
+                task.engine.backward(loss / len(mine))
+                found.append(metrics)
         stepped = task.engine.step()
         self._publish_live(task)
         if (number + 1) % self._settings.checkpoint_every == 0 and number + 1 < self._settings.updates:
@@ -110,6 +120,7 @@ class PolicyLearner:
             attrs = {
                 "round": task.order.round,
                 "base": self._settings.model,
+                LORA: task.lora,
                 "base_policy": task.order.start_version,
                 "rewards": {aspect: asdict(report) for aspect, report in task.order.rewards.items()},
                 "rankings": list(task.order.rankings),
@@ -125,33 +136,69 @@ class PolicyLearner:
             raise WorkerDiedError("a policy learner was restarted and holds no round")
         return self._task
 
-    def _loss(self, task: "_Task", number: int, rollout: Rollout, num_rollouts: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one rollout; every draw depends on the rollout's index alone, so ranks can share them out freely."""
-        settings, policy = self._settings, task.policy
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "update", task.order.round, rollout.index))
-        loss, metrics = torch.zeros((), device=self._device), {}
-        if task.rewards is not None:
-            loss, metrics = self._feedback(task, rollout, generator)
-        if settings.pretraining_weight and task.gallery:
-            size = max(1, settings.pretraining_batch // num_rollouts)
-            rows = torch.randint(len(task.gallery), (size,), generator=generator).tolist()
-            chosen = [task.gallery[i] for i in rows]
-            pixels = torch.from_numpy(self._images.load([ref for _, ref in chosen])).to(self._device)
-            latents = policy.encode_images(pixels.permute(0, 3, 1, 2).float() / 255)
-            denoising = policy.denoising_loss(latents, task.encode([prompt for prompt, _ in chosen]), generator)
-            loss = loss + settings.pretraining_weight * denoising
-            metrics["denoising_loss"] = denoising.item()
-        return loss, metrics
+    def _policy(self, order: PolicyOrder) -> Policy:
+        """The checkpoint with the weights to start from, and `requires_grad` on what learns."""
+        settings = self._settings
+        policy = load_policy(
+            checkpoint_path(settings.model),
+            dtype=settings.engine.dtype,
+            device=self._device,
+            resolution_px=settings.resolution_px,
+        )
+        check_attention("policy.attention", settings.attention, policy.dtype, self._device)
+        if order.start_version is not None:
+            load_published(policy, self._store, POLICY, order.start_version)
+        if not settings.lora.rank:
+            policy.trainable.requires_grad_(True)
+        elif not has_lora(policy.trainable):
+            add_lora(policy, lora_of(settings, policy), seed=seed_of(self._seed, "lora", order.round))
+        set_attention(policy.trainable, settings.attention)
+        if settings.gradient_checkpointing:
+            policy.enable_gradient_checkpointing()
+        return policy
 
-    def _feedback(self, task: "_Task", rollout: Rollout, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _losses(self, task: "_Task", rollout: Rollout, num_rollouts: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """The loss at each gradient point of a rollout, to be summed; their backward passes can run one by one.
+
+        Every draw depends on the rollout's index alone, so ranks can share rollouts out freely.
+        """
+        settings, num_points = self._settings, len(rollout.mid_steps)
+        generator = torch.Generator().manual_seed(seed_of(self._seed, "update", task.order.round, rollout.index))
+        for point in range(num_points):
+            loss, metrics = torch.zeros((), device=self._device), {}
+            if task.rewards is not None:
+                loss, metrics = self._feedback(task, rollout, point, generator)
+                loss = loss / num_points
+            if point == 0 and settings.pretraining_weight and task.gallery:
+                denoising = self._denoising(task, max(1, settings.pretraining_batch // num_rollouts), generator)
+                loss = loss + settings.pretraining_weight * denoising
+                metrics["denoising_loss"] = denoising.item()
+            if loss.requires_grad:
+                yield loss, metrics
+
+    def _denoising(self, task: "_Task", size: int, generator: torch.Generator) -> Tensor:
+        """The pre-training loss on gallery images."""
+        rows = torch.randint(len(task.gallery), (size,), generator=generator).tolist()
+        chosen = [task.gallery[i] for i in rows]
+        pixels = torch.from_numpy(self._images.load([ref for _, ref in chosen])).to(self._device)
+        latents = task.policy.encode_images(pixels.permute(0, 3, 1, 2).float() / 255)
+        return task.policy.denoising_loss(latents, task.encode([prompt for prompt, _ in chosen]), generator)
+
+    def _feedback(
+        self, task: "_Task", rollout: Rollout, point: int, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         settings, policy, rewards = self._settings, task.policy, task.rewards
         assert rewards is not None
         texts = rewards.tokenize([prompt.text for prompt in rollout.prompts])
+        # A rollout's own generators stayed with its roller; the noise of gradient steps beyond it is drawn afresh.
+        place = (task.order.round, rollout.index, point)
+        seeds = [seed_of(self._seed, "gradient steps", *place, row) for row in range(len(rollout.prompts))]
         rolled = Rolled(
-            latents=torch.tensor(rollout.latents, device=self._device),
+            latents=torch.tensor(rollout.latents[point], device=self._device),
             cond=task.encode(rollout.prompts),
             schedule=policy.schedule(settings.num_steps, settings.sampler),
-            mid=list(rollout.mid_steps),
+            mid=list(rollout.mid_steps[point]),
+            generators=image_generators(seeds) if settings.grad_steps > 1 else None,
         )
         mask = {
             aspect: torch.tensor([aspect in prompt.aspects for prompt in rollout.prompts], device=self._device)
@@ -177,7 +224,11 @@ class PolicyLearner:
         current = task.engine.weights(ema=False)
         if current is not None:
             weights.publish(
-                self._store, task.order.live_role, task.engine.updates, current, {"round": task.order.round}
+                self._store,
+                task.order.live_role,
+                task.engine.updates,
+                current,
+                {"round": task.order.round, LORA: task.lora},
             )
 
     def _newest(self, round_: int) -> Path | None:
@@ -186,6 +237,13 @@ class PolicyLearner:
 
     def _save(self, task: "_Task") -> None:
         task.engine.save(self._checkpoints / f"r{task.order.round:03d}-u{task.engine.updates:07d}")
+
+
+def lora_of(settings: PolicyConfig, policy: Policy) -> Lora:
+    """The adapter that a config asks for, on the layers of the policy's family unless it names others."""
+    lora = settings.lora
+    targets = policy.family.lora_targets if lora.targets is None else tuple(lora.targets)
+    return Lora(rank=lora.rank, alpha=lora.alpha, targets=targets)
 
 
 class _Task:
@@ -200,9 +258,10 @@ class _Task:
         rewards: RewardEnsemble | None,
         feedback: Feedback,
         gallery: list[tuple[Prompt, ImageRef]],
+        lora: dict[str, Any] | None,
     ) -> None:
         self.order, self.policy, self.engine = order, policy, engine
-        self.rewards, self.feedback, self.gallery = rewards, feedback, gallery
+        self.rewards, self.feedback, self.gallery, self.lora = rewards, feedback, gallery, lora
         self._encoded: dict[str, Conditioning] = {}
 
     def encode(self, prompts: Sequence[Prompt]) -> Conditioning:

@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from itercomp_rl.attention import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.judges.reward import reward_role, score_images
@@ -21,7 +22,7 @@ from itercomp_rl.schema import EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
-from learners.engine import Engine, EngineSpec, open_engine
+from learners.engine import DTYPES, Engine, EngineSpec, open_engine
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def engine_spec(engine: EngineConfig) -> EngineSpec:
     return EngineSpec(
         kind=engine.kind,  # type: ignore[arg-type]  # checked with the config
         zero_stage=engine.zero_stage if engine.kind == "deepspeed" else 0,
+        optimizer=engine.optimizer,  # type: ignore[arg-type]
         dtype=engine.dtype,  # type: ignore[arg-type]
         lr=engine.lr,
         weight_decay=engine.weight_decay,
@@ -74,6 +76,9 @@ class RewardLearner:
         if order.start_version is not None:
             model.load_state_dict(weights.load(self._store, reward_role(order.aspect), order.start_version))
         freeze(model, self._settings.fix_rate)
+        dtype = DTYPES[self._settings.engine.dtype]
+        check_attention("reward.attention", self._settings.attention, dtype, self._device)
+        model.attention = self._settings.attention
         self._order, self._model = order, model.to(self._device).train()
         self._engine = open_engine(self._model, engine_spec(self._settings.engine), None, self._device)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,7 +49,7 @@ class Shard:
         spec: EngineSpec,
         group: Group | None,
         masters: dict[str, Tensor],
-        adam: torch.optim.AdamW,
+        adam: Any,  # Any: torch's AdamW, or bitsandbytes' that is shaped like it
         *,
         place: tuple[int, int],
         refresh: Callable[[], None],
@@ -158,6 +159,8 @@ class Shard:
     def _facts(self) -> dict[str, object]:
         spec = self.spec
         facts = {"kind": spec.kind, "zero_stage": spec.zero_stage, "dtype": spec.dtype, "has_ema": bool(self.ema)}
+        if spec.optimizer != "adamw":
+            facts |= {"optimizer": spec.optimizer}
         return facts | {"ranks": self.count, "parameters": self.parameters}
 
     def _check_facts(self, saved: dict[str, object], folder: Path) -> None:
@@ -177,6 +180,9 @@ class Shard:
             raise CheckpointError(f"{path} does not fit this module: {len(odd)} tensors differ, {odd[0]} the first")
 
     def _make_moments(self, updates: int) -> None:
+        if self.spec.optimizer == "adamw_8bit":
+            self.adam.make_moments(updates)
+            return
         for master in self.masters.values():
             state = self.adam.state[master]
             for name in ("exp_avg", "exp_avg_sq"):
@@ -186,6 +192,12 @@ class Shard:
     def _state(self) -> dict[str, Tensor]:
         state = {f"master/{name}": m.detach() for name, m in self.masters.items()}
         state |= {f"ema/{name}": average for name, average in self.ema.items()}
+        if self.spec.optimizer == "adamw_8bit":
+            self.adam.make_moments(self.updates)
+            for name, master in self.masters.items():
+                moments = self.adam.state[master]
+                state |= {f"{moment}/{name}": moments[moment] for moment in self.adam.MOMENTS if moment in moments}
+            return state
         for name, master in self.masters.items():
             moments = self.adam.state.get(master, {})  # empty before the first update
             for moment in ("exp_avg", "exp_avg_sq"):

@@ -46,6 +46,10 @@ def load_policy(
     name = check_checkpoint(folder_or_hub_id)
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}: must be one of {', '.join(DTYPES)}")
+    if dtype == "fp16" and torch.device(device).type == "cpu":
+        raise ConfigError(
+            "dtype is 'fp16' on a CPU, which computes it slowly and in part not at all: take bf16 or fp32"
+        )
     pipeline_class, family = FAMILIES[name]
     left_out = set(_UNUSED) & set(inspect.signature(pipeline_class).parameters)
     if not with_text_encoders:

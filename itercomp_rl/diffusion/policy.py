@@ -72,6 +72,7 @@ class Family(Protocol):
     """What differs between SD, SDXL, SD3 and FLUX; each lives in its own file of this folder."""
 
     trainable_name: str  # the pipeline component that learns: unet or transformer
+    lora_targets: tuple[str, ...]  # the layers that an adapter sits on unless told otherwise: all attention projections
     text_components: tuple[str, ...]  # what only `encode` needs, tokenizers included
     patch_px: int  # latents are cut into patches of this side: sizes must divide by it
 
@@ -122,6 +123,7 @@ class Policy:
             )
         self.process = family.process(pipeline, self.latent_shape)
         self._schedules: dict[tuple[int, str | None], Schedule] = {}
+        self._empty_prompt: Conditioning | None = None
 
     @property
     def device(self) -> torch.device:
@@ -177,9 +179,14 @@ class Policy:
         schedule: Schedule,
         steps: tuple[Index, Index],
         generators: Sequence[torch.Generator] | None = None,
+        *,
+        guidance: float | None = None,
     ) -> Tensor:
-        """Latents [B, C, H, W] after steps start..stop-1, without gradient; either end may be one number per image."""
-        return denoise(self._conditioned(cond), latents, schedule, steps, generators)
+        """Latents [B, C, H, W] after steps start..stop-1, without gradient; either end may be one number per image.
+
+        guidance: as in `draw`.
+        """
+        return denoise(self._guided(cond, guidance, None), latents, schedule, steps, generators)
 
     def predict_x0(
         self,
@@ -190,11 +197,12 @@ class Policy:
         *,
         num_steps: int = 1,
         generators: Sequence[torch.Generator] | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """The clean latents the network sees in `latents` at step `index`, differentiable in the network.
 
         num_steps: steps walked with gradient, the last one giving the prediction. 1 is ReFL; K with index N - K is
-        DRaFT-K (arXiv 2309.17400), at K times the memory.
+        DRaFT-K (arXiv 2309.17400), at K times the memory. guidance: as in `draw`.
         Raises: ValueError if the steps leave the schedule.
         """
         index = index if isinstance(index, int) else [int(i) for i in index]
@@ -202,8 +210,9 @@ class Policy:
         final = [last] if isinstance(last, int) else last
         if num_steps < 1 or max(final) >= schedule.num_steps or min(final) - num_steps + 1 < 0:
             raise ValueError(f"{num_steps} steps from step {index} leave the schedule of {schedule.num_steps} steps")
-        latents = denoise(self._conditioned(cond), latents, schedule, (index, last), generators)
-        output = self.predict(latents, cond, schedule.timesteps_at(last, latents))
+        network = self._guided(cond, guidance, None)
+        latents = denoise(network, latents, schedule, (index, last), generators)
+        output = network(latents, schedule.timesteps_at(last, latents), range(len(latents)))
         return schedule.x0(last, latents, output)
 
     def decode(self, x0: Tensor) -> Tensor:
@@ -281,7 +290,9 @@ class Policy:
         both = Conditioning.cat([unconditional, cond])
 
         def network(latents: Tensor, timesteps_B: Tensor, rows: Sequence[int]) -> Tensor:
-            output = self.predict(torch.cat([latents, latents]), both, torch.cat([timesteps_B, timesteps_B]))
+            is_whole = len(rows) == len(cond)
+            told = both if is_whole else both.index([*rows, *(row + len(cond) for row in rows)])
+            output = self.predict(torch.cat([latents, latents]), told, torch.cat([timesteps_B, timesteps_B]))
             without, with_text = output.chunk(2)
             return without + guidance * (with_text - without)
 
@@ -289,9 +300,14 @@ class Policy:
 
     def _negative(self, cond: Conditioning, negative: Sequence[str] | None) -> Conditioning:
         if negative is not None or not self.family.has_zero_negative(self.pipeline):
-            return self.encode(negative or [""] * len(cond))
+            return self.encode(negative) if negative else self._nothing_said().index([0] * len(cond))
         pooled = None if cond.pooled is None else torch.zeros_like(cond.pooled)
         return replace(cond, tokens=torch.zeros_like(cond.tokens), pooled=pooled)
+
+    def _nothing_said(self) -> Conditioning:
+        if self._empty_prompt is None:
+            self._empty_prompt = self.encode([""])
+        return self._empty_prompt
 
     def _size_px(self, resolution_px: int | None) -> tuple[int, int]:
         native = self.family.native_size(self.pipeline)

@@ -25,6 +25,7 @@ class Feedback:
     target: float = 2.0  # standardised score at which an image is good enough
     scale: float = 1e-3
     num_grad_steps: int = 1  # 1: one-step prediction (ReFL); more: gradient through that many steps (DRaFT-K)
+    guidance: float | None = None  # of the gradient's own steps, as of the rollout before them; None or 1: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,7 @@ def feedback_step(
         rolled.mid,
         num_steps=feedback.num_grad_steps,
         generators=rolled.generators,
+        guidance=feedback.guidance,
     )
     scores = rewards(policy.decode(x0))
     loss = refl_loss(scores, feedback, mask)

@@ -13,6 +13,7 @@ class StableDiffusion:
     """StableDiffusionPipeline; covers UNets that pool the text themselves (addition_embed_type "text")."""
 
     trainable_name: str = "unet"
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     text_components: tuple[str, ...] = ("text_encoder", "tokenizer")
     patch_px: int = 1
 

@@ -18,6 +18,7 @@ from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip import BlipEncoderLayer
 from transformers.models.blip.modeling_blip_text import BlipTextAttention, BlipTextLayer
 
+from itercomp_rl.attention import kernel
 from itercomp_rl.errors import ConfigError
 
 Sizes = Mapping[str, Any]  # Any: handed on to transformers' config classes, which check each value
@@ -170,6 +171,7 @@ class RewardModel(nn.Module):
         _check_tokenizer(tokenizer, config.text["vocab_size"])
         self.config = config
         self.tokenizer = tokenizer
+        self.attention = "sdpa"  # or "flash", of the vision tower; captions are masked, which FlashAttention cannot do
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.vision = BlipVisionModel(BlipVisionConfig(image_size=config.image_size, **config.vision))
@@ -288,7 +290,8 @@ class RewardModel(nn.Module):
         layers = self.vision.encoder.layers
         for i in range(first, end):
             drop_path = self.config.drop_path * i / max(len(layers) - 1, 1) if self.training else 0.0
-            hidden_BND = _vision_block(cast(BlipEncoderLayer, layers[i]), hidden_BND, drop_path)
+            with kernel(self.attention):
+                hidden_BND = _vision_block(cast(BlipEncoderLayer, layers[i]), hidden_BND, drop_path)
         return hidden_BND
 
 
