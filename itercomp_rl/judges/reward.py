@@ -11,6 +11,7 @@ from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 
@@ -24,10 +25,15 @@ def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device:
     """The published reward models of some aspects, frozen, in evaluation mode; the trunk gives their architecture."""
     models = {}
     for aspect, version in versions.items():
-        model = load_reward(Path(checkpoint_path(trunk))).float()
-        model.load_state_dict(weights.load(store, reward_role(aspect), version))
-        models[aspect] = model.to(device).eval().requires_grad_(False)
+        models[aspect] = load_reward_version(store, trunk, reward_role(aspect), version).to(device)
     return RewardEnsemble(models)
+
+
+def load_reward_version(store: Store, trunk: str, role: str, version: int) -> RewardModel:
+    """One published reward model on the CPU in fp32, frozen, in evaluation mode."""
+    model = load_reward(Path(checkpoint_path(trunk))).float()
+    model.load_state_dict(weights.load(store, role, version))
+    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 
 FORMAT = "itercomp-reward-1"
+HEAD = "head.safetensors"
 IMAGEREWARD_MEAN, IMAGEREWARD_STD = 0.16717362830052426, 1.0333394966054072
 BERT = "google-bert/bert-base-uncased"
 
@@ -80,18 +81,39 @@ def save_reward(model: RewardModel, folder: Path) -> None:
     try:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(partial)
-        config = {"format": FORMAT, "has_tokenizer": model.tokenizer is not None, **asdict(model.config)}
-        (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        _save_rest(model, partial)
         partial.chmod(0o755)  # mkdtemp lets only the owner in
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def export_reward(model: RewardModel, folder: Path) -> None:
+    """Write the model to a new folder in parts that plain transformers loads; `load_reward` reads it too.
+
+    `vision` and `text` are for BlipVisionModel's and BlipTextModel's from_pretrained, the folder itself for a
+    tokenizer's; head.safetensors holds the linear layers, the mean and the standard deviation.
+    Raises: CheckpointError if the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists: an export is written once, choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model.vision.save_pretrained(partial / "vision")
+        model.text.save_pretrained(partial / "text")
+        head = {name: t for name, t in model.state_dict().items() if not name.startswith(("vision.", "text."))}
+        save_file({name: t.detach().cpu().contiguous() for name, t in head.items()}, partial / HEAD)
+        _save_rest(model, partial)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def load_reward(folder: Path) -> RewardModel:
-    """A saved reward model on the CPU, in eval mode, in the dtype it was saved in.
+    """A saved or exported reward model on the CPU, in eval mode, in the dtype it was saved in.
 
     Raises: CheckpointError for a missing or foreign folder, or weights that do not fit the config.
     """
@@ -107,7 +129,7 @@ def load_reward(folder: Path) -> RewardModel:
         config = RewardConfig(**stored)
     except ConfigError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    return _model_of(config, tokenizer, _read_tensors(folder / "model.safetensors"), str(folder))
+    return _model_of(config, tokenizer, _read_parts(folder), str(folder))
 
 
 def load_official(
@@ -148,6 +170,23 @@ def load_official_tokenizer(source: str | Path = BERT) -> PreTrainedTokenizerFas
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     return tokenizer
+
+
+def _save_rest(model: RewardModel, folder: Path) -> None:
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
+    config = {"format": FORMAT, "has_tokenizer": model.tokenizer is not None, **asdict(model.config)}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_parts(folder: Path) -> dict[str, Tensor]:
+    """All weights of a saved folder, or of an exported one."""
+    if not (folder / HEAD).is_file():
+        return _read_tensors(folder / "model.safetensors")
+    state = _read_tensors(folder / HEAD)
+    for part in ("vision", "text"):
+        state |= {f"{part}.{name}": t for name, t in _read_tensors(folder / part / "model.safetensors").items()}
+    return state
 
 
 def _affine(theirs: str, ours: str) -> dict[str, str]:

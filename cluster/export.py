@@ -1,0 +1,90 @@
+"""A run's models for others: folders that plain diffusers and transformers load, and their way to the Hub."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.diffusion.export import export_policy
+from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.lora import has_lora
+from itercomp_rl.diffusion.published import load_published
+from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.judges.reward import load_reward_version, reward_role
+from itercomp_rl.model_card import Card, Licence, model_card
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.reward.checkpoint import export_reward
+from itercomp_rl.schema import Config
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def export_run(config: Config, store: Store, folder: Path, *, round_: int | None, licence: Licence) -> Path:
+    """The policy after a round (counted from 1, None the last), its reward models and a card, in a new folder.
+
+    Raises: ConfigError if that round has published nothing; CheckpointError if the folder exists.
+    """
+    if folder.exists():
+        raise CheckpointError(f"--to is {folder}, which exists: an export is written once, choose another folder")
+    published = weights.versions(store, "policy")
+    version = (published[-1] if published else 0) if round_ is None else round_ - 1
+    if version not in published:
+        have = ", ".join(str(v + 1) for v in published) or "none"
+        raise ConfigError(f"--round is {round_ or 'the last'}: published rounds of this run are {have}")
+    policy = load_policy(
+        checkpoint_path(config.policy.model),
+        dtype=config.policy.engine.dtype,
+        resolution_px=config.policy.resolution_px,
+    )
+    load_published(policy, store, "policy", version)
+    attrs, has_adapter = weights.load_attrs(store, "policy", version), has_lora(policy.trainable)
+    results = config.run_folder / "results.json"
+    card = model_card(
+        Card(
+            config=config,
+            round=version + 1,
+            attrs=attrs,
+            aspects=json.loads(results.read_text())["aspects"] if results.exists() else None,
+            seeds={"run": config.run.seed, "evaluation": config.evaluation.seed},
+            licence=licence,
+            pipeline=type(policy.pipeline).__name__,
+            has_adapter=has_adapter,
+        )
+    )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    export_policy(policy, partial)
+    for aspect, report in attrs["rewards"].items():
+        model = load_reward_version(store, config.reward.trunk, reward_role(aspect), report["version"])
+        export_reward(model, partial / "reward_models" / aspect)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    partial.rename(folder)
+    log.info("exported round %d to %s", version + 1, folder)
+    return folder
+
+
+def push(folder: Path, repo_id: str, *, private: bool) -> str:
+    """Upload an exported folder to the Hub in one commit; returns its address.
+
+    Raises: CheckpointError if the folder is no export; ConfigError for a bad repo id, or what the Hub answered.
+    """
+    check_checkpoint(folder)
+    if not (folder / "README.md").is_file():
+        raise CheckpointError(f"{folder} has no README.md: push what `itercomp export` wrote, a model needs its card")
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {folder.name}")
+    except HFValidationError as error:
+        raise ConfigError(f"{repo_id!r} is no repository of the Hub: give owner/name") from error
+    except HfHubHTTPError as error:
+        raise ConfigError(
+            f"the Hub refused to take {repo_id}: {error}; `hf auth login` or HF_TOKEN lets you in"
+        ) from error
+    return str(url)

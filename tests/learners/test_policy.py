@@ -1,0 +1,206 @@
+"""The policy learner in one process, with a real roller, store and reward model: what its settings do to a gradient."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.roller import Roller
+from itercomp_rl.config import load_config
+from itercomp_rl.errors import DivergedError, MissingRecordError
+from itercomp_rl.items import PolicyOrder, RewardReport, Rollout
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.plan import Plan
+from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.schema import Config
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store, open_store
+from learners.engine import Group
+from learners.policy import PolicyLearner
+from tests.checkpoints import make_flux, make_sd, make_sdxl
+
+CPU = torch.device("cpu")
+ALONE = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with one reward model: the shipped trunk, told to be about average."""
+    store = open_store(tmp_path_factory.mktemp("store").as_uri(), create=True)
+    trunk = load_reward(Path(checkpoint_path("embedded:trunk")))
+    weights.publish(store, "reward-attribute", 0, trunk.state_dict(), {})
+    return store
+
+
+def settings(model: Path, *overrides: str) -> Config:
+    return load_config(
+        "tiny",
+        [
+            f"policy.model={model}",
+            "policy.resolution_px=32",
+            "policy.num_steps=6",
+            "policy.batch=2",
+            "policy.rollout_batch=2",
+            "policy.engine.kind=plain",
+            "policy.engine.zero_stage=0",
+            "policy.pretraining_weight=0",
+            "policy.shift=0",
+            "policy.noise=0",
+            "actors.policy_learners.count=1",
+            *overrides,
+        ],
+    )
+
+
+def order(number: int, round_: int = 0, start: int | None = None) -> PolicyOrder:
+    report = RewardReport(aspect="attribute", version=0, accuracy=1.0, num_pairs=9, mean=0.0, std=1.0, weight=1.0)
+    return PolicyOrder(
+        round=round_, start_version=start, live_role=f"live-{number}", rewards={"attribute": report}, rankings=()
+    )
+
+
+def opened(config: Config, store: Store, work: PolicyOrder, folder: Path) -> PolicyLearner:
+    learner = PolicyLearner(store, config.policy, config.reward.trunk, folder, config.run.seed, CPU)
+    learner.join(ALONE)
+    learner.open(work)
+    return learner
+
+
+def rolled(config: Config, store: Store, index: int, version: int = 0, number: int = 0) -> Rollout:
+    work = Plan(config=config).rollout_order(0, index, (f"live-{number}", version))
+    return Roller(store, config.policy, CPU).roll(work)
+
+
+def published(store: Store, number: int, version: int) -> torch.Tensor:
+    return torch.cat([t.flatten().double() for t in weights.load(store, f"live-{number}", version).values()])
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sd(tmp_path_factory.mktemp("sd") / "model")
+
+
+def test_an_images_points_are_different_steps_and_each_image_is_walked_once(
+    sd: Path, store: Store, tmp_path: Path
+) -> None:
+    config = settings(sd, "policy.points_per_rollout=3", "policy.sampler=ddpm")
+    learner = opened(config, store, order(1), tmp_path)
+    rollout = rolled(config, store, 0, number=1)
+    assert rollout.latents.shape == (3, 2, 4, 16, 16)
+    steps = np.array(rollout.mid_steps)
+    assert steps.shape == (3, 2)
+    assert (np.diff(steps, axis=0) > 0).all()
+    # Each point is where a walk of its own, from the same seed, would have come.
+    roller, work = Roller(store, config.policy, CPU), Plan(config=config).rollout_order(0, 0, ("live-1", 0))
+    for point in range(3):
+        alone = roller.roll(replace(work, mid_steps=(work.mid_steps[point],)))
+        np.testing.assert_allclose(alone.latents[0], rollout.latents[point], rtol=1e-4, atol=1e-5)
+    learner.publish()
+
+
+def test_the_gradient_of_several_points_is_the_mean_of_theirs(sd: Path, store: Store, tmp_path: Path) -> None:
+    # AdamW's first step hides the gradient's size, so the norms and not the weights are compared.
+    config = settings(sd, "policy.points_per_rollout=2", "policy.engine.grad_clip=1e9", "policy.engine.lr=1e-12")
+    work = order(2)
+    learner = opened(config, store, work, tmp_path)
+    rollout = rolled(config, store, 0, number=2)
+    parts = [replace(rollout, mid_steps=(rollout.mid_steps[i],), latents=rollout.latents[i : i + 1]) for i in (0, 1)]
+    together = learner.update(0, [rollout])["grad_norm"]
+    apart = learner.update(1, parts)["grad_norm"]  # the mean over rollouts is the mean over points
+    assert together == pytest.approx(apart, rel=1e-4)
+    assert together > 0
+    one = learner.update(2, parts[:1])["grad_norm"]
+    assert one != pytest.approx(together, rel=1e-2)
+
+
+@pytest.mark.parametrize("make", [make_sd, make_sdxl, make_flux])
+def test_recomputed_activations_and_an_adapter_learn_the_same(
+    make: Callable[..., Path], store: Store, tmp_path: Path
+) -> None:
+    model = make(tmp_path / "model")
+    sampler = "euler" if make is make_flux else "ddim"
+    norms = []
+    for number, recompute in ((3, "false"), (4, "true")):
+        config = settings(
+            model,
+            "policy.lora.rank=2",
+            f"policy.sampler={sampler}",
+            f"policy.gradient_checkpointing={recompute}",
+        )
+        role = f"{make.__name__}-{number}"
+        work = replace(order(number), live_role=role)
+        learner = opened(config, store, work, tmp_path / str(number))
+        rollout = Roller(store, config.policy, CPU).roll(Plan(config=config).rollout_order(0, 0, (role, 0)))
+        norms.append(learner.update(0, [rollout])["grad_norm"])
+        assert all(".lora_" in name for name in weights.load(store, role, 1))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert norms[0] > 0
+
+
+def test_an_adapter_goes_on_from_its_checkpoint_and_from_the_last_round(sd: Path, store: Store, tmp_path: Path) -> None:
+    config = settings(sd, "policy.lora.rank=2", "policy.checkpoint_every=1", "policy.updates=2", "policy.engine.ema=0")
+    first = opened(config, store, order(5, round_=2), tmp_path)
+    first.update(0, [rolled(config, store, 0, 0, 5)])
+    second = opened(config, store, order(6, round_=2), tmp_path)  # as after a crash
+    rollout = rolled(config, store, 1, 1, 5)
+    for learner in (first, second):
+        learner.update(1, [rollout])
+    assert torch.equal(published(store, 5, 2), published(store, 6, 2))
+    second.publish()
+    opened(config, store, order(7, round_=3, start=2), tmp_path)
+    assert torch.equal(published(store, 7, 0), published(store, 6, 2))
+
+
+def test_guidance_reaches_rollout_and_gradient(sd: Path, store: Store, tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+    for number, guidance in ((10, "null"), (11, "1.0"), (12, "4.0")):
+        config = settings(sd, f"policy.rollout_guidance={guidance}")
+        learner = opened(config, store, order(number), tmp_path / str(number))
+        rollout = rolled(config, store, 0, number=number)
+        found[guidance] = rollout.latents, learner.update(0, [rollout])["grad_norm"]
+    assert np.array_equal(found["null"][0], found["1.0"][0])
+    assert not np.allclose(found["null"][0], found["4.0"][0], atol=1e-3)
+    assert found["null"][1] == found["1.0"][1] != found["4.0"][1]
+
+
+def test_draft_walks_the_last_steps_with_gradient(sd: Path, store: Store, tmp_path: Path) -> None:
+    norms = []
+    for number, mid, steps in ((13, 5, 1), (14, 3, 3)):
+        config = settings(
+            sd, f"policy.mid_low={mid}", f"policy.mid_high={mid}", f"policy.grad_steps={steps}", "policy.sampler=ddpm"
+        )
+        learner = opened(config, store, order(number), tmp_path / str(number))
+        norms.append(learner.update(0, [rolled(config, store, 0, number=number)])["grad_norm"])
+    assert all(norm > 0 for norm in norms)
+    assert norms[0] != pytest.approx(norms[1], rel=1e-2)
+
+
+def test_a_round_with_nothing_to_learn_from_ends(sd: Path, store: Store, tmp_path: Path) -> None:
+    work = order(15)
+    silent = replace(work, rewards={"attribute": replace(work.rewards["attribute"], weight=0.0)})
+    with pytest.raises(DivergedError, match="nothing to learn from"):
+        opened(settings(sd), store, silent, tmp_path)
+
+
+def test_an_aspect_without_a_reward_model_is_named(sd: Path, store: Store, tmp_path: Path) -> None:
+    work = order(16)
+    strange = replace(work, rewards={"spatial": replace(work.rewards["attribute"], aspect="spatial")})
+    with pytest.raises(MissingRecordError, match="reward-spatial"):
+        opened(settings(sd), store, strange, tmp_path)
+
+
+def test_a_reward_that_is_not_a_number_ends_the_round(sd: Path, store: Store, tmp_path: Path) -> None:
+    state = weights.load(store, "reward-attribute", 0)
+    broken = {name: tensor.clone() for name, tensor in state.items()} | {"reward_std": torch.tensor(0.0)}
+    broken["reward_mean"] = torch.tensor(float("nan"))
+    weights.publish(store, "reward-attribute", 1, broken, {})
+    work = order(17)
+    work = replace(work, rewards={"attribute": replace(work.rewards["attribute"], version=1)})
+    config = settings(sd)
+    learner = opened(config, store, work, tmp_path)
+    with pytest.raises(DivergedError, match="feedback loss is nan"):
+        learner.update(0, [rolled(config, store, 0, number=17)])
