@@ -77,6 +77,9 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     plan = Plan(config=config)
     _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
     check_models(config)
+    from itercomp_rl.memory import check_memory  # here: it imports every model class, and most mistakes show above
+
+    check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)})
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
     with cluster(address), MemoryPeak() as peak:

@@ -145,6 +145,7 @@ class ActorsConfig:
     processes: int
     threads: int
     device: str
+    gpu_gib: float | None
     samplers: RoleConfig
     judges: RoleConfig
     rollers: RoleConfig

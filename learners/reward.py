@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -14,7 +13,7 @@ from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.judges.reward import reward_role, score_images
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.records import ImageReader, load_pairs
-from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.reward.checkpoint import load_trunk
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
@@ -72,7 +71,7 @@ class RewardLearner:
                 f"the {order.aspect} aspect has {len(self._train)} pairs to learn from and {len(self._held_out)} held "
                 "out: give it more prompts (prompts.gallery), a smaller judge.margin or a larger reward.held_out"
             )
-        model = load_reward(Path(checkpoint_path(self._settings.trunk))).float()
+        model = load_trunk(checkpoint_path(self._settings.trunk)).float()
         if order.start_version is not None:
             model.load_state_dict(weights.load(self._store, reward_role(order.aspect), order.start_version))
         freeze(model, self._settings.fix_rate)

@@ -21,7 +21,7 @@ def check_checkpoint(folder_or_hub_id: str | Path) -> str:
     Raises: CheckpointError if there is none, its class is not supported, a component is of another class, or a folder
     lacks safetensors weights (pickled weights are never read).
     """
-    index = _load_index(folder_or_hub_id)
+    index = load_index(folder_or_hub_id)
     name = index.get("_class_name")
     if name not in WEIGHTS_NEEDED:
         raise CheckpointError(
@@ -36,7 +36,8 @@ def check_checkpoint(folder_or_hub_id: str | Path) -> str:
     return name
 
 
-def _load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
+def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
+    """model_index.json of a folder, or fetched from the hub. Raises: CheckpointError if there is none."""
     folder = Path(folder_or_hub_id)
     path = folder / "model_index.json" if folder.is_dir() else _fetch_index(str(folder_or_hub_id))
     if not path.is_file():

@@ -1,7 +1,6 @@
 """Reward models as judges: they score images, and place newcomers in rankings that others gave."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
-from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.reward.checkpoint import load_trunk
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.store import weights
@@ -31,7 +30,7 @@ def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device:
 
 def load_reward_version(store: Store, trunk: str, role: str, version: int) -> RewardModel:
     """One published reward model on the CPU in fp32, frozen, in evaluation mode."""
-    model = load_reward(Path(checkpoint_path(trunk))).float()
+    model = load_trunk(checkpoint_path(trunk)).float()
     model.load_state_dict(weights.load(store, role, version))
     return model.eval().requires_grad_(False)
 

@@ -52,6 +52,7 @@ policy:
   engine: {{kind: {kind}, zero_stage: {stage}, ema: 0.5}}
 actors:
   layout: shared
+  start_timeout_s: 600
   policy_learners: {{count: 2}}
 evaluation: {{images_per_aspect: 2, grid_prompts: 2}}
 """
@@ -72,7 +73,7 @@ def run_family(folder: Path, family: str, mode: str, engine: str) -> Path:
     (folder / "config.yaml").write_text(text)
     command = [sys.executable, "-m", "cluster.main", "run", str(folder / "config.yaml"), f"run.dir={folder}"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / f"{family}-{mode}-{engine}"
 
@@ -102,6 +103,7 @@ def test_sdxl_learns_an_adapter_under_zero_3_on_two_ranks(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("family", MAKERS)
@@ -110,6 +112,7 @@ def test_every_family_runs_the_whole_loop(family: str, mode: str, engine: str, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_plain_and_zero_publish_the_same_adapter(tmp_path: Path) -> None:
     found = {}
     for engine in ENGINES:

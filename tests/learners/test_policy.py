@@ -21,7 +21,7 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 from learners.engine import Group
 from learners.policy import PolicyLearner
-from tests.checkpoints import make_flux, make_sd, make_sdxl
+from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 
 CPU = torch.device("cpu")
 ALONE = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo")
@@ -117,12 +117,12 @@ def test_the_gradient_of_several_points_is_the_mean_of_theirs(sd: Path, store: S
     assert one != pytest.approx(together, rel=1e-2)
 
 
-@pytest.mark.parametrize("make", [make_sd, make_sdxl, make_flux])
+@pytest.mark.parametrize("make", [make_sd, make_sdxl, make_sd3, make_flux])
 def test_recomputed_activations_and_an_adapter_learn_the_same(
     make: Callable[..., Path], store: Store, tmp_path: Path
 ) -> None:
     model = make(tmp_path / "model")
-    sampler = "euler" if make is make_flux else "ddim"
+    sampler = "euler" if make in (make_sd3, make_flux) else "ddim"
     norms = []
     for number, recompute in ((3, "false"), (4, "true")):
         config = settings(

@@ -1,0 +1,265 @@
+"""Whether a run fits in memory, told before anything starts: an estimate per process and device, from configs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+import torch
+
+from itercomp_rl.architectures import Sizes, kept_bytes, num_params, sizes
+from itercomp_rl.diffusion.family import DTYPES
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.reward.checkpoint import load_reward_config
+from itercomp_rl.reward.model import RewardModel
+from itercomp_rl.reward.preference import freeze
+from itercomp_rl.schema import Config, EngineConfig
+
+GIB = 2**30
+# What a process takes before it holds any model: Python, torch and Ray; and CUDA's context beside that.
+PROCESS_BYTES = {"cpu": int(0.45 * GIB), "gpu": int(0.6 * GIB)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes of one role in one process, by what they are for: Need(role="roller-0", parts={"network": 5_134_000})."""
+
+    role: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A process: its share of a GPU (0 = none), and what its roles need at once."""
+
+    label: str
+    gpus: float
+    needs: tuple[Need, ...]
+
+    @property
+    def total(self) -> int:
+        """Learners of rewards and of the policy take turns, so only the larger of the two counts."""
+        by_kind = {"reward_learner": 0, "policy_learner": 0, "": 0}
+        for need in self.needs:
+            kind = next((kind for kind in by_kind if kind and need.role.startswith(kind)), "")
+            by_kind[kind] += need.total
+        learning = max(by_kind["reward_learner"], by_kind["policy_learner"])
+        return by_kind[""] + learning + PROCESS_BYTES["gpu" if self.gpus else "cpu"]
+
+
+def check_memory(config: Config, processes: Mapping[str, tuple[Sequence[str], float]]) -> str:
+    """The table of what every process needs. processes: label -> (names of its roles, its share of a GPU).
+
+    A GPU's size is actors.gpu_gib, or what torch sees here; processes without one share this machine's memory, which
+    is checked where there are no GPUs (elsewhere they may lie on any node).
+    Raises: ConfigError with the table and the settings that would help, if something cannot fit.
+    """
+    places = [
+        Place(label=label, gpus=gpus, needs=tuple(_need(config, role) for role in roles))
+        for label, (roles, gpus) in processes.items()
+    ]
+    lines, too_much = memory_table(config, places)
+    if too_much:
+        raise ConfigError(
+            f"the run does not fit in memory: {'; '.join(too_much)}\n"
+            + "\n".join(lines)
+            + "\n"
+            + "\n".join(_ways_out(config))
+        )
+    return "\n".join(lines)
+
+
+def memory_table(config: Config, places: Sequence[Place]) -> tuple[list[str], list[str]]:
+    """Lines of a table of GiB, and what is too much, if anything."""
+    lines, too_much = ["GiB     process / role and what it holds"], []
+    gpu_gib = config.actors.gpu_gib or _gpu_gib_here()
+    for place in places:
+        lines.append(f"{place.total / GIB:7.2f} {place.label}" + (f" on {place.gpus:g} GPU" if place.gpus else ""))
+        for need in place.needs:
+            parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in need.parts.items() if size >= GIB / 200)
+            lines.append(f"{need.total / GIB:15.2f} {need.role}: {parts}")
+        if place.gpus and gpu_gib is not None:
+            room = gpu_gib * min(place.gpus, 1.0)
+            if place.total > room * GIB:
+                too_much.append(f"{place.label} needs {place.total / GIB:.1f} GiB of its GPU share of {room:.1f}")
+    on_cpu = sum(place.total for place in places if not place.gpus)
+    ram = psutil.virtual_memory().total
+    if not any(place.gpus for place in places):
+        lines.append(f"{on_cpu / GIB:7.2f} in all, of {ram / GIB:.2f} GiB of RAM here")
+        if on_cpu > ram:
+            too_much.append(f"{on_cpu / GIB:.1f} GiB of RAM are needed and this machine has {ram / GIB:.1f}")
+    elif gpu_gib is None:
+        lines.append("        the size of the GPUs is not known here: set actors.gpu_gib to have it checked")
+    return lines, too_much
+
+
+def _gpu_gib_here() -> float | None:
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / GIB
+
+
+def _need(config: Config, role: str) -> Need:
+    kind = role.split("-")[0]
+    return Need(role=role, parts=_NEEDS[kind](config))
+
+
+def _policy_sizes(config: Config) -> Sizes:
+    policy = config.policy
+    return sizes(
+        checkpoint_path(policy.model),
+        policy.resolution_px,
+        DTYPES[policy.engine.dtype],
+        policy.gradient_checkpointing,
+        tuple(policy.lora.targets or ()),
+    )
+
+
+def _learner(config: Config) -> dict[str, int]:
+    policy, found = config.policy, _policy_sizes(config)
+    width = DTYPES[policy.engine.dtype].itemsize
+    adapter = policy.lora.rank * found.lora_params
+    trained = adapter or found.network_params
+    ranks = config.actors.policy_learners.count
+    guided = 2 if policy.rollout_guidance and policy.rollout_guidance > 1 and found.pipeline != "FluxPipeline" else 1
+    rewards = _reward_sizes(config)
+    num_aspects = len(config.prompts.aspects)
+    whole = (found.network_params + adapter) * width
+    return {
+        "network": whole // (ranks if policy.engine.zero_stage == 3 else 1),
+        **_training(policy.engine, trained, ranks),
+        "VAE": found.vae_params * 4,
+        "text encoders": found.text_params * width,
+        "reward models": num_aspects * rewards.params * 4,
+        "activations": policy.rollout_batch
+        * (found.network_bytes * guided * policy.grad_steps + found.vae_bytes + num_aspects * rewards.image_bytes),
+    }
+
+
+def _training(engine: EngineConfig, trained: int, ranks: int) -> dict[str, int]:
+    """Gradients, Adam's moments and master weights, moving average: of one rank."""
+    width = DTYPES[engine.dtype].itemsize
+    stage = engine.zero_stage if engine.kind == "deepspeed" else 0
+    shared = ranks if stage else 1
+    moments = 2 if engine.optimizer == "adamw_8bit" else 8
+    # DeepSpeed keeps its own flat fp32 copy from stage 1 on, and a bf16 network needs fp32 masters anywhere
+    masters = 4 if engine.dtype != "fp32" or stage else 0
+    return {
+        "gradients": trained * width // (ranks if stage >= 2 else 1),
+        "optimizer": trained * (moments + masters) // shared,
+        "moving average": trained * 4 // shared if engine.ema else 0,
+    }
+
+
+def _roller(config: Config) -> dict[str, int]:
+    found, width = _policy_sizes(config), DTYPES[config.policy.engine.dtype].itemsize
+    adapter = config.policy.lora.rank * found.lora_params
+    return {
+        "network": (found.network_params + adapter) * width,
+        "VAE": found.vae_params * 4,
+        "text encoders": found.text_params * width,
+    }
+
+
+def _sampler(config: Config) -> dict[str, int]:
+    width = DTYPES[config.gallery.dtype].itemsize
+    models = [(config.policy.model, config.policy.resolution_px)]
+    models += [(member.model, member.resolution_px) for member in config.gallery.members.values()]
+    held = sorted((_drawing_bytes(model, px, width) for model, px in models), reverse=True)
+    return {f"models (at most {config.gallery.max_loaded})": sum(held[: config.gallery.max_loaded])}
+
+
+def _drawing_bytes(model: str, resolution_px: int | None, width: int) -> int:
+    found = sizes(checkpoint_path(model), resolution_px)
+    return (found.network_params + found.text_params) * width + found.vae_params * 4
+
+
+def _judge(config: Config) -> dict[str, int]:
+    if config.judge.later_rounds != "reward" or config.run.rounds == 1:
+        return {}
+    return {"reward models": len(config.prompts.aspects) * _reward_sizes(config).params * 4}
+
+
+def _reward_learner(config: Config) -> dict[str, int]:
+    reward, found = config.reward, _reward_sizes(config)
+    width = DTYPES[reward.engine.dtype].itemsize
+    return {
+        "reward model": found.params * width,
+        **_training(reward.engine, found.trained, 1),
+        "activations": 2 * reward.batch * found.learning_bytes * width // 4,
+    }
+
+
+_NEEDS = {
+    "policy_learner": _learner,
+    "roller": _roller,
+    "sampler": _sampler,
+    "judge": _judge,
+    "reward_learner": _reward_learner,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSizes:
+    """Of one aspect's reward model: parameters, those that learn, and fp32 bytes kept per image."""
+
+    params: int
+    trained: int
+    image_bytes: int  # while the policy learns: gradient to the image alone
+    learning_bytes: int  # while the model itself learns
+
+
+def _reward_sizes(config: Config) -> RewardSizes:
+    return reward_sizes(checkpoint_path(config.reward.trunk), config.reward.fix_rate)
+
+
+@cache
+def reward_sizes(trunk: str, fix_rate: float) -> RewardSizes:
+    """Measured on the meta device, as `sizes`; trunk as in reward.trunk."""
+    settings = load_reward_config(Path(trunk) if Path(trunk).is_dir() else trunk)
+    with torch.device("meta"):
+        model = RewardModel(settings).eval()
+        ids = torch.ones(1, settings.max_text_tokens, dtype=torch.long)
+        image = torch.empty(1, 3, settings.image_size, settings.image_size)
+
+        def score(requires_grad: bool) -> torch.Tensor:
+            return model(image.clone().requires_grad_(requires_grad), ids, ids)
+
+        freeze(model, fix_rate)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        learning = kept_bytes(model, lambda: score(False))
+        model.requires_grad_(False)
+        return RewardSizes(
+            params=num_params(model),
+            trained=trained,
+            image_bytes=kept_bytes(model, lambda: score(True)),
+            learning_bytes=learning,
+        )
+
+
+def _ways_out(config: Config) -> Iterable[str]:
+    policy, engine = config.policy, config.policy.engine
+    yield "what would help, as far as it is not set yet:"
+    if engine.dtype == "fp32":
+        yield "  policy.engine.dtype=bf16: network, gradients and activations in half"
+    if not policy.gradient_checkpointing:
+        yield "  policy.gradient_checkpointing=true: a fraction of the activations, about a third more time"
+    if policy.rollout_batch > 1:
+        yield f"  policy.rollout_batch={max(1, policy.rollout_batch // 2)}: activations in half, the same update"
+    if not policy.lora.rank:
+        yield "  policy.lora.rank=32: gradients and optimizer of the adapter alone"
+    if config.actors.policy_learners.count > 1 and engine.zero_stage < 3:
+        yield f"  policy.engine.zero_stage={engine.zero_stage + 1}: more of the training state shared out"
+    if engine.kind == "plain" and engine.optimizer == "adamw":
+        yield "  policy.engine.optimizer=adamw_8bit: Adam's moments in a quarter"
+    if config.gallery.max_loaded > 1:
+        yield "  gallery.max_loaded=1: one gallery model at a time in a sampler"
+    yield "  actors.*.count lower, or more machines"
