@@ -21,7 +21,7 @@ class Roller:
             checkpoint_path(settings.model),
             dtype=settings.engine.dtype,
             device=device,
-            resolution_px=settings.resolution_px,
+            resolution_px=settings.size_px,
         )
         check_attention("policy.attention", settings.attention, self._policy.dtype, device)
         set_attention(self._policy.trainable, settings.attention)

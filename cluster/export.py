@@ -40,7 +40,7 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
     policy = load_policy(
         checkpoint_path(config.policy.model),
         dtype=config.policy.engine.dtype,
-        resolution_px=config.policy.resolution_px,
+        resolution_px=config.policy.size_px,
     )
     load_published(policy, store, "policy", version)
     attrs, has_adapter = weights.load_attrs(store, "policy", version), has_lora(policy.trainable)

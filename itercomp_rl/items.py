@@ -31,7 +31,7 @@ class ModelRef:
     version: int | None = None
     num_steps: int
     guidance: float = 1.0
-    resolution_px: int | None = None  # side of the images; None = the checkpoint's own
+    size_px: int | None = None  # side of the image; None: the checkpoint's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ def _policy_sizes(config: Config) -> Sizes:
     policy = config.policy
     return sizes(
         checkpoint_path(policy.model),
-        policy.resolution_px,
+        policy.size_px,
         DTYPES[policy.engine.dtype],
         policy.gradient_checkpointing,
         tuple(policy.lora.targets or ()),
@@ -171,8 +171,8 @@ def _roller(config: Config) -> dict[str, int]:
 
 def _sampler(config: Config) -> dict[str, int]:
     width = DTYPES[config.gallery.dtype].itemsize
-    models = [(config.policy.model, config.policy.resolution_px)]
-    models += [(member.model, member.resolution_px) for member in config.gallery.members.values()]
+    models = [(config.policy.model, config.policy.size_px)]
+    models += [(member.model, member.size_px) for member in config.gallery.members.values()]
     held = sorted((_drawing_bytes(model, px, width) for model, px in models), reverse=True)
     return {f"models (at most {config.gallery.max_loaded})": sum(held[: config.gallery.max_loaded])}
 

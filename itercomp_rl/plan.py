@@ -56,7 +56,7 @@ class Plan:
             version=None if after_round < 0 else after_round,
             num_steps=policy.num_steps,
             guidance=policy.guidance,
-            resolution_px=policy.resolution_px,
+            size_px=policy.size_px,
         )
 
     def founders(self, round_: int) -> list[ModelRef]:
@@ -68,7 +68,7 @@ class Plan:
                 checkpoint=member.model,
                 num_steps=member.num_steps,
                 guidance=member.guidance,
-                resolution_px=member.resolution_px,
+                size_px=member.size_px,
             )
             for name, member in members
             if member.join_round == round_

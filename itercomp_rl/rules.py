@@ -123,8 +123,8 @@ def _learning(config: Config) -> None:
         "must be above 0, or null for none",
     )
     for key, side in {
-        "policy.resolution_px": policy.resolution_px,
-        **{f"gallery.members.{name}.resolution_px": m.resolution_px for name, m in config.gallery.members.items()},
+        "policy.size_px": policy.size_px,
+        **{f"gallery.members.{name}.size_px": m.size_px for name, m in config.gallery.members.items()},
     }.items():
         _require(side is None or side >= 8, key, side, "must be 8 or more, or null for the checkpoint's own")
 

@@ -42,7 +42,7 @@ class MemberConfig:
     num_steps: int
     guidance: float = 1.0
     join_round: int = 0
-    resolution_px: int | None = None
+    size_px: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ class LoraConfig:
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     model: str
-    resolution_px: int | None
+    size_px: int | None
     lora: LoraConfig
     num_steps: int
     guidance: float

@@ -143,7 +143,7 @@ class PolicyLearner:
             checkpoint_path(settings.model),
             dtype=settings.engine.dtype,
             device=self._device,
-            resolution_px=settings.resolution_px,
+            resolution_px=settings.size_px,
         )
         check_attention("policy.attention", settings.attention, policy.dtype, self._device)
         if order.start_version is not None:

@@ -48,7 +48,7 @@ class TextGallery:
         return np.concatenate(parts)
 
     def _policy(self, model: ModelRef) -> Policy:
-        key = (model.checkpoint, model.role, model.version, model.resolution_px)
+        key = (model.checkpoint, model.role, model.version, model.size_px)
         if key in self._loaded:
             self._loaded[key] = self._loaded.pop(key)  # most recently used last
             return self._loaded[key]
@@ -58,7 +58,7 @@ class TextGallery:
             checkpoint_path(model.checkpoint),
             dtype=self._dtype,
             device=self._device,
-            resolution_px=model.resolution_px,
+            resolution_px=model.size_px,
         )
         check_attention("gallery.attention", self._attention, policy.dtype, self._device)
         if model.role is not None and model.version is not None:

@@ -36,7 +36,7 @@ judge: {{margin: 0.0}}
 reward: {{updates: 2, batch: 4, on_bad_reward: drop, held_out: 0.5, min_accuracy: 0.0}}
 policy:
   model: "{model}"
-  resolution_px: 32         # the oracle's
+  size_px: 32               # the oracle's
   sampler: {sampler}
   lora: {{rank: {rank}, alpha: 4}}
   num_steps: 4

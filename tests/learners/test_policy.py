@@ -41,7 +41,7 @@ def settings(model: Path, *overrides: str) -> Config:
         "tiny",
         [
             f"policy.model={model}",
-            "policy.resolution_px=32",
+            "policy.size_px=32",
             "policy.num_steps=6",
             "policy.batch=2",
             "policy.rollout_batch=2",
