@@ -94,7 +94,7 @@ def evaluate(run_folder: str, split: str, file: Path | None, seed: int, num: int
 
     from itercomp_rl.report import score_table
 
-    Console(width=120).print(score_table(aspects))
+    Console(width=120).print(score_table(aspects, config.evaluation.judge))
 
 
 @main.command()
