@@ -121,6 +121,39 @@ def generate(
     click.echo(path)
 
 
+@main.command()
+@click.argument("source", metavar="RUN|STORE")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to serve on; any but loopback asks a token."
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=8765, show_default=True)
+@click.option("--aspect", "aspects", multiple=True, help="Ask about these aspects only; may be repeated.")
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Write the rankings to this new folder (official JSON, CSV, images) in place of serving.",
+)
+@click.option(
+    "--origin",
+    type=click.Choice(["people", "judge"]),
+    default="people",
+    show_default=True,
+    help="Whose rankings to export: people's, or the first round's by its judge.",
+)
+def rank(source: str, host: str, port: int, aspects: tuple[str, ...], folder: Path | None, origin: str) -> None:
+    """Let people rank the images of RUN (or a store's URL) in a browser; their rankings go into the store."""
+    from cluster.rank import export_ranks, open_source, serve_page
+
+    store = open_source(source)
+    if folder is None:
+        serve_page(store, list(aspects), host=host, port=port)
+        return
+    for aspect, (num, total) in export_ranks(store, folder, origin).items():
+        click.echo(f"{aspect}: {num} of {total} prompts have a strict order of all models, in {folder / aspect}.json")
+    click.echo(f"every ranking: {folder / 'all.csv'}")
+
+
 @main.group()
 def shapes() -> None:
     """The embedded world."""

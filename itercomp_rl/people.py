@@ -14,6 +14,7 @@ from itercomp_rl.records import load_rankings, prompt_of
 from itercomp_rl.store.store import Store
 
 KIND = "people"
+Act = Literal["ranked", "skipped", "undone"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Said:
     aspect: str
     rater: str
     time_s: float  # unix seconds
-    act: Literal["ranked", "skipped", "undone"]
+    act: Act
     places: Places  # empty unless ranked
     images: Mapping[str, ImageRef]
 
