@@ -13,7 +13,24 @@ from pathlib import Path
 from itercomp_rl.errors import ConfigError
 
 BENCHMARK = Path(str(resources.files("itercomp_rl.evaluation") / "compbench"))
+CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
 NAME_BYTES = 200  # of a prompt in a file name; file systems allow 255 for all of it
+
+
+def pick(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The named categories in the benchmark's order, all without a name. Raises: ConfigError for an unknown one."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--category is {name!r}: must be one of {', '.join(known)}")
+    return tuple(name for name in known if not names or name in names)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(1, 4) of "1/4". Raises: ConfigError unless 0 <= I < N."""
+    part, _, total = text.partition("/")
+    if not (part.isdecimal() and total.isdecimal() and int(part) < int(total)):
+        raise ConfigError(f"--shard is {text!r}: must be I/N with I from 0 to N-1, such as 0/4")
+    return int(part), int(total)
 
 
 def read_prompts(folder: Path, category: str) -> list[str]:

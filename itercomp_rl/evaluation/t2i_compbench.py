@@ -31,7 +31,6 @@ from itercomp_rl.schema import CompBenchConfig
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 
-CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
 # Whose official metric needs UniDet: with an open-vocabulary detector the numbers are not the benchmark's.
 NOT_COMPARABLE = ("spatial", "3d_spatial", "numeracy", "complex")
 MAX_PHRASES = 8
