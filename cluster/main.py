@@ -241,7 +241,8 @@ def rank(source: str, host: str, port: int, aspects: tuple[str, ...], folder: Pa
         serve_page(store, list(aspects), host=host, port=port)
         return
     for aspect, (num, total) in export_ranks(store, folder, origin).items():
-        click.echo(f"{aspect}: {num} of {total} prompts have a strict order of all models, in {folder / aspect}.json")
+        where = f", in {folder / aspect}.json" if num else ": no official file"
+        click.echo(f"{aspect}: {num} of {total} prompts have a strict order of all models{where}")
     click.echo(f"every ranking: {folder / 'all.csv'}")
 
 

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import ipaddress
 import secrets
-from collections.abc import Awaitable, Callable
 from importlib import resources
 from io import BytesIO
 from typing import Any
@@ -12,13 +11,13 @@ from urllib.parse import quote
 
 import click
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from PIL import Image
 
 from itercomp_rl.rank_page.session import QUESTIONS, Session, checked_name
 from itercomp_rl.records import ImageReader
 from itercomp_rl.store.store import Store
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 STATIC = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -64,7 +63,7 @@ def make_app(store: Store, session: Session, token: str | None) -> web.Applicati
     return app
 
 
-def _guard(token: str | None) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _guard(token: str | None) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if token is None:

@@ -1,6 +1,7 @@
 """CLIP's view of an image and a text: their cosine (CLIPScore), and LAION's aesthetic score of the image alone."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.evaluation.loading import from_checkpoint
@@ -19,16 +20,18 @@ class Clip:
     """A CLIPModel checkpoint; images are preprocessed as OpenAI's code does."""
 
     def __init__(self, checkpoint: str, device: torch.device) -> None:
-        self._model = from_checkpoint(CLIPModel.from_pretrained, checkpoint).to(device).eval().requires_grad_(False)
+        model = from_checkpoint(CLIPModel.from_pretrained, checkpoint)
+        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper of Module.to hides its signature
+        self._model = model.eval().requires_grad_(False)
         self._tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, checkpoint)
         self._device = device
-        self._side: int = self._model.config.vision_config.image_size
-        self._length: int = self._model.config.text_config.max_position_embeddings
+        self._side = cast(int, cast(CLIPVisionConfig, model.config.vision_config).image_size)
+        self._length = cast(CLIPTextConfig, model.config.text_config).max_position_embeddings
 
     @property
     def width(self) -> int:
         """Width of an embedding."""
-        return self._model.config.projection_dim
+        return cast(int, self._model.config.projection_dim)
 
     @torch.no_grad()
     def cosine(self, image: NDArray[np.uint8], text: str) -> float:

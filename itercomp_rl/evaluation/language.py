@@ -13,8 +13,8 @@ from itercomp_rl.evaluation.geometry import Mode
 NOT_THINGS = ("top", "the side", "the left", "the right")
 PREPOSITIONS = ("on top of", "on bottom of", "on the left", "on the right", "next to", "on side of", "near")
 # Words of the benchmark that its detector knows under another name.
-DETECTOR_NAMES = dict.fromkeys(("girl", "boy", "man", "woman"), "person")
-COUNTED_NAMES = DETECTOR_NAMES | {"ship": "boat", "goldfish": "fish", "painting": "picture"}
+DETECTOR_NAMES: dict[str, str] = dict.fromkeys(("girl", "boy", "man", "woman"), "person")
+COUNTED_NAMES: dict[str, str] = DETECTOR_NAMES | {"ship": "boat", "goldfish": "fish", "painting": "picture"}
 NUMBERS = {"a": 1, "an": 1} | {
     word: i for i, word in enumerate(("one", "two", "three", "four", "five", "six", "seven", "eight"), start=1)
 }

@@ -1,13 +1,14 @@
 """BLIP answers yes or no: the probability that a picture shows a thing (BLIP-VQA of T2I-CompBench)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BlipConfig, BlipForQuestionAnswering
+from transformers import AutoTokenizer, BlipConfig, BlipForQuestionAnswering, BlipTextConfig, BlipVisionConfig
 
 from itercomp_rl.evaluation.geometry import Mode
 from itercomp_rl.evaluation.loading import from_checkpoint
@@ -36,15 +37,17 @@ class BlipVqa:
 
     def __init__(self, checkpoint: str, device: torch.device) -> None:
         config = from_checkpoint(BlipConfig.from_pretrained, checkpoint)
-        config.vision_config.layer_norm_eps = VISION_EPS
+        vision = cast(BlipVisionConfig, config.vision_config)
+        vision.layer_norm_eps = VISION_EPS
         model = from_checkpoint(BlipForQuestionAnswering.from_pretrained, checkpoint, config=config)
         tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, checkpoint)
-        self._model = model.to(device).eval().requires_grad_(False)
+        model.to(device)  # type: ignore[arg-type]  # transformers' wrapper of Module.to hides its signature
+        self._model = model.eval().requires_grad_(False)
         self._tokenizer, self._device = tokenizer, device
-        self._dec = config.text_config.bos_token_id
+        self._dec: int = cast(BlipTextConfig, config.text_config).bos_token_id  # type: ignore[assignment]
         self._enc = self._dec + 1  # BLIP appends [DEC] and then [ENC] to BERT's vocabulary
         self._yes, self._no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-        self._side = config.vision_config.image_size
+        self._side = cast(int, vision.image_size)
 
     def p_yes(self, image: NDArray[np.uint8], questions: Sequence[str]) -> list[float]:
         """p(yes) / (p(yes) + p(no)) of each question about an image [H, W, 3]."""
