@@ -153,8 +153,10 @@ def t2i_compbench(
     """T2I-CompBench of any models; KEY=VALUE sets gallery.* (batch, dtype) and judge.t2i_compbench.* (metrics)."""
     from itercomp_rl.config import load_config
     from itercomp_rl.evaluation.benchmark_files import BENCHMARK, CATEGORIES, parse_shard, pick
+    from itercomp_rl.rules import require_spacy
 
     config = load_config("base", list(overrides))
+    require_spacy()
     chosen, part = pick(categories, CATEGORIES), parse_shard(shard)
     from cluster.benchmark import Job, Realism, parse_model
     from cluster.benchmark import run as measure

@@ -1,6 +1,7 @@
 """Which settings go together: every rule that one file of YAML can break, checked before any device is asked for."""
 
 import math
+from importlib.util import find_spec
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
@@ -84,6 +85,12 @@ def _engines(config: Config) -> None:
         )
 
 
+def require_spacy() -> None:
+    """Raises: ConfigError if spaCy, which T2I-CompBench's metrics read prompts with, is not installed."""
+    if find_spec("spacy") is None:
+        raise ConfigError("T2I-CompBench's metrics need spaCy: pip install 'itercomp-rl[compbench]'")
+
+
 def is_rank_file(first_round: str) -> bool:
     """Whether judge.first_round names rank files and not a judge."""
     return first_round.endswith((".json", ".csv", "/"))
@@ -109,6 +116,8 @@ def _judges(config: Config) -> None:
                 f"{key} is 'oracle' with prompts.source 'files': the oracle reads only the embedded world's prompts; "
                 "set it to reward or t2i_compbench" + (", or give rank files" if key == "judge.first_round" else "")
             )
+    if "t2i_compbench" in (judge.first_round, judge.later_rounds, config.evaluation.judge):
+        require_spacy()
     for aspect in judge.reward_models:
         _one_of("judge.reward_models", aspect, ASPECTS)
     _one_of("judge.t2i_compbench.mode", judge.t2i_compbench.mode, ("official", "fixed"))
