@@ -9,7 +9,8 @@ import torch
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.text import TextGallery
 from itercomp_rl.items import DrawOrder, ModelRef
-from itercomp_rl.judges import oracle
+from itercomp_rl.judges.choice import open_scorer
+from itercomp_rl.judges.scoring import Scorer
 from itercomp_rl.plan import Plan, draw_evaluations
 from itercomp_rl.prompts import held_out_prompts, user_prompts
 from itercomp_rl.report import save_grid
@@ -31,21 +32,22 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
     plan = Plan(config=config)
     published = set(weights.versions(store, "policy"))
     models = [model for model in plan.evaluated() if model.version is None or model.version in published]
-    gallery = _gallery(config, store)
+    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device())
     grades = {
-        model.name: _grades(gallery, draw_evaluations(model, chosen, seed, split, len(chosen))) for model in models
+        model.name: _grades(gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)))
+        for model in models
     }
     rounds = [model.name for model in models if model.version is not None]
     return aspects_of(grades, plan.policy(-1).name, rounds)
 
 
-def _grades(gallery: TextGallery, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
+def _grades(gallery: TextGallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
     found: dict[str, list[Graded]] = {}
     for order in orders:
         images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds)
-        for prompt, grades in zip(order.prompts, oracle.grades(images, list(order.prompts)), strict=True):
-            for aspect, grade in grades.items():
-                found.setdefault(aspect, []).append(Graded(prompt=prompt.id, score=grade.score, passed=grade.passed))
+        for prompt, scores in zip(order.prompts, scorer.score(order.prompts, list(images)), strict=True):
+            for aspect, score in scores.items():
+                found.setdefault(aspect, []).append(Graded(prompt=prompt.id, score=score.value, passed=score.passed))
     return found
 
 
@@ -80,5 +82,8 @@ def _title(model: ModelRef) -> str:
 
 
 def _gallery(config: Config, store: Store) -> TextGallery:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return TextGallery(store, batch=config.gallery.batch, device=device, dtype=config.gallery.dtype, max_loaded=1)
+    return TextGallery(store, batch=config.gallery.batch, device=_device(), dtype=config.gallery.dtype, max_loaded=1)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -24,13 +24,15 @@ from cluster.placement import check_room, workers
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.errors import ConfigError, StuckError
-from itercomp_rl.items import RewardReport
+from itercomp_rl.items import Prompt, RewardReport
+from itercomp_rl.judges.rank_files import check_coverage, load_ranks
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
 from itercomp_rl.metrics import RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
+from itercomp_rl.rules import is_rank_file
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
@@ -68,6 +70,16 @@ def check_models(config: Config) -> None:
         check_checkpoint(checkpoint_path(member.model))
 
 
+def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:
+    """Raises: ConfigError if the first round's ranks come from files that are wrong or rank none of the prompts."""
+    source = config.judge.first_round
+    if not is_rank_file(source):
+        return
+    ranks = load_ranks(source, config.prompts.aspects, list(config.gallery.members))
+    for aspect, count in check_coverage(source, ranks, prompts, config.prompts.aspects).items():
+        log.info("%s: %d of %d gallery prompts are ranked", aspect, count, len(prompts))
+
+
 def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     """A whole run; returns the run folder with results.json in it.
 
@@ -77,6 +89,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     plan = Plan(config=config)
     _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
     check_models(config)
+    check_ranks(config, plan.gallery_prompts)
     from itercomp_rl.memory import check_memory  # here: it imports every model class, and most mistakes show above
 
     check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)})

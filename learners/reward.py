@@ -7,13 +7,12 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from itercomp_rl import people
 from itercomp_rl.attention import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
-from itercomp_rl.judges.reward import reward_role, score_images
-from itercomp_rl.models import checkpoint_path
-from itercomp_rl.records import ImageReader, load_pairs
-from itercomp_rl.reward.checkpoint import load_trunk
+from itercomp_rl.judges.reward import load_any_reward, reward_role, score_images
+from itercomp_rl.records import ImageReader, draw_rows, load_pairs, weighted
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
@@ -57,21 +56,27 @@ class RewardLearner:
 
         Raises: DivergedError if there is no pair to learn from, or none to measure with.
         """
-        self._train, self._held_out = load_pairs(
+        held_out = self._settings.held_out
+        judged = load_pairs(
             self._store,
             order.rankings,
             order.aspect,
             margin=self._judge.margin,
             flip=self._judge.flip,
-            held_out=self._settings.held_out,
+            held_out=held_out,
             seed=self._seed,
+        )
+        said = people.load_pairs(self._store, order.rankings, order.aspect, held_out=held_out, seed=self._seed)
+        weights_ = self._judge.pair_weights
+        self._train, self._held_out = (
+            weighted([(pairs, weights_.judge), (own, weights_.people)]) for pairs, own in zip(judged, said, strict=True)
         )
         if not self._train or not self._held_out:
             raise DivergedError(
                 f"the {order.aspect} aspect has {len(self._train)} pairs to learn from and {len(self._held_out)} held "
                 "out: give it more prompts (prompts.gallery), a smaller judge.margin or a larger reward.held_out"
             )
-        model = load_trunk(checkpoint_path(self._settings.trunk)).float()
+        model = load_any_reward(self._settings.trunk)
         if order.start_version is not None:
             model.load_state_dict(weights.load(self._store, reward_role(order.aspect), order.start_version))
         freeze(model, self._settings.fix_rate)
@@ -89,7 +94,7 @@ class RewardLearner:
             seed = seed_of(self._seed, "reward", order.aspect, order.round, engine.updates)
             rng = np.random.default_rng(seed)
             torch.manual_seed(seed)  # dropout
-            rows = rng.integers(len(self._train), size=self._settings.batch)
+            rows = draw_rows(self._train, self._settings.batch, rng)
             winner, loser = self._raw([self._train[i] for i in rows], model, engine)
             loss = preference_loss(winner, loser)
             engine.backward(loss)

@@ -132,19 +132,8 @@ def load_reward(folder: Path) -> RewardModel:
     return _model_of(config, tokenizer, _read_parts(folder), str(folder))
 
 
-def load_trunk(source: str | Path) -> RewardModel:
-    """The reward model that a config names: a saved folder, or an official file or "owner/name:file" on the hub.
-
-    Official weights are of ImageReward's sizes and take BERT's tokenizer, from the hub or its cache.
-    Raises: CheckpointError as `load_reward` and `load_official`.
-    """
-    if Path(source).is_dir():
-        return load_reward(Path(source))
-    return load_official(source, tokenizer=load_official_tokenizer())
-
-
 def load_reward_config(source: str | Path) -> RewardConfig:
-    """The sizes of what `load_trunk` would load, without its weights. Raises: CheckpointError."""
+    """The sizes of a saved folder, without its weights; ImageReward's for anything else. Raises: CheckpointError."""
     if not Path(source).is_dir():
         return RewardConfig()
     stored = _read_config(Path(source) / "config.json")
