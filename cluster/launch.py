@@ -22,7 +22,7 @@ from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, Remo
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, workers
 from itercomp_rl.config import config_from, to_tree
-from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.diffusion.checkpoint import check_checkpoint, check_sampler
 from itercomp_rl.errors import ConfigError, StuckError
 from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
@@ -65,7 +65,7 @@ class StoreLedger:
 
 def check_models(config: Config) -> None:
     """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
-    check_checkpoint(checkpoint_path(config.policy.model))
+    check_sampler(check_checkpoint(checkpoint_path(config.policy.model)), config.policy.sampler)
     for member in config.gallery.members.values():
         check_checkpoint(checkpoint_path(member.model))
 

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index
 from itercomp_rl.diffusion.family import FAMILIES
+from itercomp_rl.diffusion.lora import check_targets
 from itercomp_rl.diffusion.policy import Conditioning, Family
 from itercomp_rl.errors import CheckpointError
 
@@ -66,6 +67,22 @@ KNOWN: dict[str, Architecture] = {
         },
         vae=_VAE,
         text_params=123_060_480 + 694_659_840,
+    ),
+    "stabilityai/stable-diffusion-3-medium-diffusers": Architecture(
+        pipeline="StableDiffusion3Pipeline",
+        network={
+            "sample_size": 128,
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "joint_attention_dim": 4096,
+            "pooled_projection_dim": 2048,
+            "pos_embed_max_size": 192,
+        },
+        vae=_VAE_16,
+        text_params=123_650_304 + 694_659_840 + 4_762_310_656,
     ),
     "stabilityai/stable-diffusion-3.5-medium": Architecture(
         pipeline="StableDiffusion3Pipeline",
@@ -171,6 +188,7 @@ def sizes(
     found = architecture(model)
     family = FAMILIES[found.pipeline][1]
     network = _build(WEIGHTS_NEEDED[found.pipeline][family.trainable_name], found.network, dtype)
+    check_targets(network, targets)
     vae = _build("AutoencoderKL", found.vae, torch.float32)
     factor = 2 ** (len(found.vae["block_out_channels"]) - 1)
     side = resolution_px or (1024 if found.pipeline == "FluxPipeline" else network.config.sample_size * factor)

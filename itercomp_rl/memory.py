@@ -183,9 +183,12 @@ def _drawing_bytes(model: str, resolution_px: int | None, width: int) -> int:
 
 
 def _judge(config: Config) -> dict[str, int]:
-    if config.judge.later_rounds != "reward" or config.run.rounds == 1:
-        return {}
-    return {"reward models": len(config.prompts.aspects) * _reward_sizes(config).params * 4}
+    judge, num = config.judge, 0
+    if "reward" in (judge.first_round, config.evaluation.judge):  # fixed models, one for every source named
+        num += len({judge.reward_models.get(aspect, config.reward.trunk) for aspect in config.prompts.aspects})
+    if judge.later_rounds == "reward" and config.run.rounds > 1:
+        num += len(config.prompts.aspects)
+    return {"reward models": num * _reward_sizes(config).params * 4}
 
 
 def _reward_learner(config: Config) -> dict[str, int]:
@@ -194,7 +197,7 @@ def _reward_learner(config: Config) -> dict[str, int]:
     return {
         "reward model": found.params * width,
         **_training(reward.engine, found.trained, 1),
-        "activations": 2 * reward.batch * found.learning_bytes * width // 4,
+        "activations": 2 * (reward.micro_batch or reward.batch) * found.learning_bytes * width // 4,
     }
 
 

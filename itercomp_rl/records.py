@@ -122,8 +122,12 @@ class ImageReader:
         self._segments: dict[str, NDArray[np.uint8]] = {}
 
     def load(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8]:
-        """Pixels [B, H, W, 3] of the images referred to."""
-        return np.stack([self._segment(ref.segment)[ref.row] for ref in refs])
+        """Pixels [B, H, W, 3] of the images referred to, which must be of one size."""
+        return np.stack(self.load_each(refs))
+
+    def load_each(self, refs: Sequence[ImageRef]) -> list[NDArray[np.uint8]]:
+        """Pixels [H, W, 3] of each image; a gallery's models draw at sizes of their own."""
+        return [self._segment(ref.segment)[ref.row] for ref in refs]
 
     def _segment(self, id_: str) -> NDArray[np.uint8]:
         if id_ in self._segments:

@@ -201,6 +201,12 @@ def check(config: Config) -> None:
     _one_of("judge.rule", config.judge.rule, ("official_fixed", "min_inversions"))
     _one_of("reward.on_bad_reward", config.reward.on_bad_reward, ("stop", "drop"))
     _one_of("policy.start_from", policy.start_from, ("previous", "base"))
+    _require(
+        config.reward.micro_batch is None or 1 <= config.reward.micro_batch <= config.reward.batch,
+        "reward.micro_batch",
+        config.reward.micro_batch,
+        f"must be from 1 to reward.batch ({config.reward.batch}), or null",
+    )
     _one_of("policy.sampler", policy.sampler, ("ddim", "ddpm", "euler", "renoise"))
     _attention(config)
     _one_of("actors.layout", config.actors.layout, ("shared", "separate"))

@@ -104,6 +104,7 @@ class RewardLearningConfig:
     fix_rate: float
     updates: int
     batch: int
+    micro_batch: int | None
     noise: float
     held_out: float
     min_accuracy: float

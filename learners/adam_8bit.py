@@ -30,10 +30,11 @@ class ClippedAdamW8bit(bitsandbytes.optim.AdamW8bit):
         if not self.overflow:
             super().step()
 
-    def make_moments(self, updates: int) -> None:
-        """Moments for every weight, as if so many updates had been made; those that are there stay."""
+    def make_moments(self, updates: int | None = None) -> None:
+        """Zero moments for every weight that has none yet; `updates` says how many updates all are of."""
         for group_index, group in enumerate(self.param_groups):
             for index, weight in enumerate(group["params"]):
                 if not self.state[weight]:
                     self.init_state(group, weight, group_index, index)
-                self.state[weight]["step"] = updates
+                if updates is not None:
+                    self.state[weight]["step"] = updates

@@ -180,8 +180,9 @@ class PolicyLearner:
         """The pre-training loss on gallery images."""
         rows = torch.randint(len(task.gallery), (size,), generator=generator).tolist()
         chosen = [task.gallery[i] for i in rows]
-        pixels = torch.from_numpy(self._images.load([ref for _, ref in chosen])).to(self._device)
-        latents = task.policy.encode_images(pixels.permute(0, 3, 1, 2).float() / 255)
+        images = [torch.from_numpy(image) for image in self._images.load_each([ref for _, ref in chosen])]
+        fitted = [task.policy.fit(image.to(self._device).permute(2, 0, 1)[None].float() / 255) for image in images]
+        latents = task.policy.encode_images(torch.cat(fitted))
         return task.policy.denoising_loss(latents, task.encode([prompt for prompt, _ in chosen]), generator)
 
     def _feedback(

@@ -1,17 +1,19 @@
 """Step 4 of a prompt's road: an aspect's reward model learns the pairs (Bradley-Terry), is published with accuracy."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from itercomp_rl import people
 from itercomp_rl.attention import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
-from itercomp_rl.judges.reward import load_any_reward, reward_role, score_images
+from itercomp_rl.judges.reward import load_any_reward, reward_role, score_any_size
 from itercomp_rl.records import ImageReader, draw_rows, load_pairs, weighted
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.model import RewardModel
@@ -95,12 +97,16 @@ class RewardLearner:
             rng = np.random.default_rng(seed)
             torch.manual_seed(seed)  # dropout
             rows = draw_rows(self._train, self._settings.batch, rng)
-            winner, loser = self._raw([self._train[i] for i in rows], model, engine)
-            loss = preference_loss(winner, loser)
-            engine.backward(loss)
+            micro = self._settings.micro_batch or len(rows)
+            for start in range(0, len(rows), micro):
+                part = rows[start : start + micro]
+                winner, loser = self._raw([self._train[i] for i in part], model, engine)
+                loss = preference_loss(winner, loser)
+                share = len(part) / len(rows)
+                engine.backward(loss if share == 1 else loss * share)
+                losses.append(loss.item())
+                accuracies.append(float(pair_accuracy(winner.detach(), loser.detach())))
             engine.step()
-            losses.append(loss.item())
-            accuracies.append(float(pair_accuracy(winner.detach(), loser.detach())))
         return {"loss": fmean(losses), "accuracy": fmean(accuracies)}
 
     def publish(self) -> RewardReport:
@@ -109,11 +115,12 @@ class RewardLearner:
         with engine.ema_swapped():
             model.eval()
             refs = list(dict.fromkeys((p.prompt, ref) for p in self._held_out for ref in (p.winner, p.loser)))
-            scores = score_images(
+            found = score_any_size(
                 RewardEnsemble({order.aspect: model}),
-                self._images.load([ref for _, ref in refs]),
+                self._images.load_each([ref for _, ref in refs]),
                 [prompt.text for prompt, _ in refs],
-            )[order.aspect]
+            )
+            scores = np.array([score[order.aspect] for score in found], np.float32)
             raw = dict(zip(refs, scores * float(model.reward_std) + float(model.reward_mean), strict=True))
             winner = torch.tensor([raw[p.prompt, p.winner] for p in self._held_out])
             loser = torch.tensor([raw[p.prompt, p.loser] for p in self._held_out])
@@ -144,11 +151,24 @@ class RewardLearner:
         return self._order, self._model, self._engine
 
     def _raw(self, pairs: list[PairRef], model: RewardModel, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = self._images.load([p.winner for p in pairs] + [p.loser for p in pairs])
-        image = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255
-        if self._settings.noise:
-            image = (image + self._settings.noise * torch.randn_like(image)).clamp(0, 1)
+        images = self._images.load_each([p.winner for p in pairs] + [p.loser for p in pairs])
+        image = self._preprocessed(images, model)
         tokens = model.tokenize([pair.prompt.text for pair in pairs])
         ids, mask = (part.repeat(2, 1) for part in tokens)
-        winner, loser = engine.module(model.preprocess(image), ids, mask).chunk(2)
+        winner, loser = engine.module(image, ids, mask).chunk(2)
         return winner, loser
+
+    def _preprocessed(self, images: Sequence[NDArray[np.uint8]], model: RewardModel) -> torch.Tensor:
+        """Noised images as the vision tower takes them; those of one size are brought to it together."""
+        rows_of: dict[tuple[int, ...], list[int]] = {}
+        for row, image in enumerate(images):
+            rows_of.setdefault(image.shape, []).append(row)
+        parts = []
+        for rows in rows_of.values():
+            pixels = torch.from_numpy(np.stack([images[row] for row in rows])).to(self._device)
+            image = pixels.permute(0, 3, 1, 2).float() / 255
+            if self._settings.noise:
+                image = (image + self._settings.noise * torch.randn_like(image)).clamp(0, 1)
+            parts.append(model.preprocess(image))
+        order = torch.tensor([row for rows in rows_of.values() for row in rows], device=self._device)
+        return torch.cat(parts)[order.argsort()]

@@ -193,7 +193,7 @@ class Shard:
         state = {f"master/{name}": m.detach() for name, m in self.masters.items()}
         state |= {f"ema/{name}": average for name, average in self.ema.items()}
         if self.spec.optimizer == "adamw_8bit":
-            self.adam.make_moments(self.updates)
+            self.adam.make_moments()
             for name, master in self.masters.items():
                 moments = self.adam.state[master]
                 state |= {f"{moment}/{name}": moments[moment] for moment in self.adam.MOMENTS if moment in moments}

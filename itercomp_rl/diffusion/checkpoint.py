@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from itercomp_rl.errors import CheckpointError
+from itercomp_rl.errors import CheckpointError, ConfigError
 
 # Pipeline class of model_index.json -> the components whose weights a policy needs, besides text encoders.
 WEIGHTS_NEEDED = {
@@ -12,6 +12,14 @@ WEIGHTS_NEEDED = {
     "StableDiffusionXLPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
     "StableDiffusion3Pipeline": {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"},
     "FluxPipeline": {"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL"},
+}
+
+_DIFFUSION, _FLOW = ("ddim", "ddpm"), ("euler", "renoise")
+SAMPLERS = {
+    "StableDiffusionPipeline": _DIFFUSION,
+    "StableDiffusionXLPipeline": _DIFFUSION,
+    "StableDiffusion3Pipeline": _FLOW,
+    "FluxPipeline": _FLOW,
 }
 
 
@@ -34,6 +42,14 @@ def check_checkpoint(folder_or_hub_id: str | Path) -> str:
         if Path(folder_or_hub_id).is_dir():
             _check_weights(Path(folder_or_hub_id) / component)
     return name
+
+
+def check_sampler(pipeline: str, sampler: str) -> None:
+    """Raises: ConfigError if policy.sampler is not one of the noise process of this pipeline class."""
+    if sampler not in SAMPLERS[pipeline]:
+        raise ConfigError(
+            f"policy.sampler is {sampler!r} and policy.model a {pipeline}: must be {' or '.join(SAMPLERS[pipeline])}"
+        )
 
 
 def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:

@@ -222,6 +222,17 @@ class Policy:
             image = self.vae.decode(z, return_dict=False)[0]
         return (image / 2 + 0.5).clamp(0, 1)
 
+    def fit(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] at the policy's own size: scaled to cover it (bicubic, antialias), the middle taken."""
+        height, width = self.size_px
+        if images.shape[-2:] == (height, width):
+            return images
+        scale = max(height / images.shape[-2], width / images.shape[-1])
+        covering = [max(goal, round(side * scale)) for goal, side in zip(self.size_px, images.shape[-2:], strict=True)]
+        images = torch.nn.functional.interpolate(images, covering, mode="bicubic", antialias=True, align_corners=False)
+        top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
+        return images[..., top : top + height, left : left + width].clamp(0, 1)
+
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Clean latents [B, C, H, W] of images [B, 3, H, W] in 0..1: the VAE's mean, or a draw with `generator`."""

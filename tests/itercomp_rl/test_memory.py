@@ -60,6 +60,13 @@ def test_recomputation_keeps_less_and_half_precision_about_half(tmp_path: Path) 
     assert sizes(folder, 128).vae_bytes == pytest.approx(4 * whole.vae_bytes, rel=0.2)
 
 
+def test_adapter_targets_are_checked_before_weights_are_loaded(tmp_path: Path) -> None:
+    folder = str(make_sd(tmp_path / "model"))
+    assert sizes(folder, 16, targets=("to_q",)).lora_params < sizes(folder, 16).lora_params
+    with pytest.raises(ConfigError, match=r"policy\.lora\.targets names 'to_z'"):
+        sizes(folder, 16, targets=("to_q", "to_z"))
+
+
 def test_a_reward_model_is_counted_as_it_is_loaded() -> None:
     trunk = checkpoint_path("embedded:trunk")
     found = reward_sizes(trunk, 0.5)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED
+from itercomp_rl.diffusion.checkpoint import SAMPLERS, WEIGHTS_NEEDED, check_sampler
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.errors import ConfigError
 
@@ -14,6 +14,22 @@ def test_the_quick_check_and_the_loader_know_the_same_families() -> None:
     assert set(FAMILIES) == set(WEIGHTS_NEEDED)
     for name, (_, family) in FAMILIES.items():
         assert family.trainable_name in WEIGHTS_NEEDED[name]
+
+
+def test_the_quick_check_and_the_families_know_the_same_samplers(folders: dict[str, Path], family: str) -> None:
+    policy = load_policy(folders[family], resolution_px=16)
+    assert SAMPLERS[type(policy.pipeline).__name__] == policy.process.kinds
+
+
+def test_a_sampler_of_another_noise_process_is_refused_before_anything_is_loaded() -> None:
+    check_sampler("FluxPipeline", "renoise")
+    with pytest.raises(ConfigError, match="policy.sampler is 'ddim' and policy.model a FluxPipeline: must be euler or"):
+        check_sampler("FluxPipeline", "ddim")
+
+
+def test_half_precision_on_a_cpu_is_refused(folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="fp16.*CPU.*bf16 or fp32"):
+        load_policy(folders["sd"], dtype="fp16")
 
 
 def test_a_loaded_policy_is_frozen_and_in_evaluation_mode(folders: dict[str, Path], family: str) -> None:

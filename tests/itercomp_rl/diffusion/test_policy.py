@@ -207,6 +207,18 @@ def test_latents_of_an_image_are_scaled_and_shifted_as_the_vae_says(policy: Poli
     assert not torch.allclose(drawn, latents)
 
 
+def test_an_image_of_another_size_is_fitted_and_one_of_its_own_left_alone(policy: Policy) -> None:
+    own = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert policy.fit(own) is own
+    for height, width in ((32, 32), (8, 24), (40, 17)):
+        fitted = policy.fit(torch.full((1, 3, height, width), 0.25))
+        assert fitted.shape == (1, 3, 16, 16)
+        torch.testing.assert_close(fitted, torch.full_like(fitted, 0.25))
+    # A wide image keeps its middle: the left and right thirds are lost.
+    wide = torch.cat([torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)], dim=-1)
+    torch.testing.assert_close(policy.fit(wide), torch.ones(1, 3, 16, 16))
+
+
 def test_the_denoising_loss_falls_when_the_network_learns_it(policy: Policy) -> None:
     policy.trainable.requires_grad_(True)
     cond = policy.encode(PROMPTS)

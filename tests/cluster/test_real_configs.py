@@ -1,0 +1,80 @@
+"""The configs of the real models: loaded, cross-checked, planned and fitted into memory, with nothing downloaded."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cluster.placement import workers
+from itercomp_rl.architectures import KNOWN, architecture
+from itercomp_rl.config import load_config
+from itercomp_rl.diffusion.family import FAMILIES
+from itercomp_rl.memory import check_memory
+from itercomp_rl.plan import Plan
+from itercomp_rl.schema import Config
+
+REAL = {
+    "itercomp_sdxl": 4,
+    "sdxl_64gpu": 64,
+    "sdxl_lora_1gpu": 1,
+    "sd15": 2,
+    "sd35_medium": 4,
+    "flux_lora": 4,
+}  # name -> GPUs
+
+
+@pytest.fixture(params=REAL)
+def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
+    """One of them, with prompt files that hold as many prompts as it asks for."""
+    for name, num in (("train", 10_000), ("test", 400)):
+        (tmp_path / f"{name}.json").write_text(json.dumps([f"{name} prompt {i}" for i in range(num)]))
+    return load_config(
+        request.param, [f"prompts.train_file={tmp_path}/train.json", f"prompts.test_file={tmp_path}/test.json"]
+    )
+
+
+def test_it_fits_the_gpus_that_it_asks_for(config: Config) -> None:
+    specs = workers(config)
+    shares = sorted((spec.gpus for spec in specs), reverse=True)
+    # Shares of a GPU are packed onto whole ones, largest first.
+    free: list[float] = []
+    for share in shares:
+        place = next((i for i, room in enumerate(free) if room >= share - 1e-9), None)
+        if place is None:
+            free.append(1.0)
+            place = len(free) - 1
+        free[place] -= share
+    assert len(free) <= REAL[config.run.name.replace("-", "_").replace("sdxl_lora", "sdxl_lora_1gpu")]
+    table = check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in specs})
+    kinds = Counter(role.kind for spec in specs for role in spec.roles)
+    for kind, num in kinds.items():
+        assert table.count(f" {kind}-") >= num
+
+
+def test_its_work_can_be_planned(config: Config) -> None:
+    plan = Plan(config=config)
+    assert len(plan.gallery_prompts) == config.prompts.gallery
+    orders = [order for segment in range(len(plan.segments())) for order in plan.draw_orders(0, segment)]
+    assert sum(len(order.prompts) for order in orders) == config.prompts.gallery * len(config.gallery.members)
+    rollout = plan.rollout_order(0, 0, ("live", 0))
+    assert len(rollout.mid_steps) == config.policy.points_per_rollout
+    assert plan.evaluation_orders(plan.policy(-1))
+
+
+def test_its_models_are_known_and_its_sampler_is_the_familys(config: Config) -> None:
+    for model in (config.policy.model, *(member.model for member in config.gallery.members.values())):
+        assert model in KNOWN
+    pipeline = architecture(config.policy.model).pipeline
+    assert pipeline in FAMILIES
+    is_flow = pipeline in ("StableDiffusion3Pipeline", "FluxPipeline")
+    assert config.policy.sampler in (("euler", "renoise") if is_flow else ("ddim", "ddpm"))
+
+
+def test_the_papers_settings_are_the_papers() -> None:
+    policy = load_config("itercomp_sdxl").policy
+    assert (policy.num_steps, policy.mid_low, policy.mid_high) == (40, 30, 39)
+    assert (policy.batch, policy.updates, policy.loss_scale, policy.target) == (64, 200, 1e-3, 2.0)
+    assert (policy.engine.lr, policy.engine.weight_decay, policy.engine.grad_clip) == (1e-5, 1e-2, 1.0)
+    assert (policy.size_px, policy.sampler, policy.rollout_guidance) == (512, "ddpm", None)
+    assert (policy.grad_steps, policy.points_per_rollout, policy.pretraining_weight) == (1, 1, 0.0)
