@@ -9,6 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from safetensors import SafetensorError
 
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.diffusion.flux import Flux
@@ -16,7 +17,7 @@ from itercomp_rl.diffusion.policy import Family, Policy
 from itercomp_rl.diffusion.sd import StableDiffusion
 from itercomp_rl.diffusion.sd3 import StableDiffusion3
 from itercomp_rl.diffusion.sdxl import StableDiffusionXL
-from itercomp_rl.errors import ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError
 
 FAMILIES: dict[str, tuple[type[DiffusionPipeline], Family]] = {
     "StableDiffusionPipeline": (StableDiffusionPipeline, StableDiffusion()),
@@ -54,12 +55,15 @@ def load_policy(
     left_out = set(_UNUSED) & set(inspect.signature(pipeline_class).parameters)
     if not with_text_encoders:
         left_out |= set(family.text_components)
-    pipeline = pipeline_class.from_pretrained(
-        str(folder_or_hub_id),
-        dtype={"default": DTYPES[dtype], "vae": torch.float32},
-        use_safetensors=True,
-        **dict.fromkeys(left_out),
-    )
+    try:
+        pipeline = pipeline_class.from_pretrained(
+            str(folder_or_hub_id),
+            dtype={"default": DTYPES[dtype], "vae": torch.float32},
+            use_safetensors=True,
+            **dict.fromkeys(left_out),
+        )
+    except (OSError, SafetensorError) as error:  # a file is missing, or is not what its name says
+        raise CheckpointError(f"{folder_or_hub_id} cannot be loaded: {error}; fetch or save it anew") from error
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()

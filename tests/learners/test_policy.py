@@ -11,6 +11,7 @@ import torch
 
 from actors.roller import Roller
 from itercomp_rl.config import load_config
+from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import DivergedError, MissingRecordError
 from itercomp_rl.items import PolicyOrder, RewardReport, Rollout
 from itercomp_rl.models import checkpoint_path
@@ -204,3 +205,20 @@ def test_a_reward_that_is_not_a_number_ends_the_round(sd: Path, store: Store, tm
     learner = opened(config, store, work, tmp_path)
     with pytest.raises(DivergedError, match="feedback loss is nan"):
         learner.update(0, [rolled(config, store, 0, number=17)])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own parts
+def test_a_compiled_roller_walks_the_same_way_under_every_version(sd: Path, store: Store) -> None:
+    learner_like = load_policy(sd, resolution_px=32)
+    for version in (0, 1):
+        tensors = {name: p.detach() * (1 + 0.05 * version) for name, p in learner_like.trainable.named_parameters()}
+        weights.publish(store, "live-18", version, tensors, {})
+    plain, compiled = (Roller(store, settings(sd, f"policy.compile={how}").policy, CPU) for how in ("false", "true"))
+    found = []
+    for version in (0, 1):
+        work = Plan(config=settings(sd)).rollout_order(0, 0, ("live-18", version))
+        found.append(compiled.roll(work).latents)
+        np.testing.assert_allclose(found[-1], plain.roll(work).latents, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(*found, atol=1e-3), "the compiled network must see new weights"

@@ -7,7 +7,8 @@ import torch
 
 from itercomp_rl.diffusion.checkpoint import SAMPLERS, WEIGHTS_NEEDED, check_sampler
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
-from itercomp_rl.errors import ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError
+from tests.checkpoints import make_sd
 
 
 def test_the_quick_check_and_the_loader_know_the_same_families() -> None:
@@ -25,6 +26,16 @@ def test_a_sampler_of_another_noise_process_is_refused_before_anything_is_loaded
     check_sampler("FluxPipeline", "renoise")
     with pytest.raises(ConfigError, match="policy.sampler is 'ddim' and policy.model a FluxPipeline: must be euler or"):
         check_sampler("FluxPipeline", "ddim")
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all", None])
+def test_damaged_weights_are_refused_with_their_folder(tmp_path: Path, component: str, content: bytes | None) -> None:
+    folder = make_sd(tmp_path / "model")
+    file = next((folder / component).glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-200] if content is None else content)  # None: cut short
+    with pytest.raises(CheckpointError, match="model cannot be loaded"):
+        load_policy(folder)
 
 
 def test_half_precision_on_a_cpu_is_refused(folders: dict[str, Path]) -> None:
