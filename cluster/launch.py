@@ -31,7 +31,7 @@ from itercomp_rl.metrics import RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
-from itercomp_rl.schema import Config
+from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.store import Store, open_store
@@ -65,7 +65,8 @@ def check_models(config: Config) -> None:
     """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
     check_checkpoint(checkpoint_path(config.policy.model))
     for member in config.gallery.members.values():
-        check_checkpoint(checkpoint_path(member.model))
+        if member.model != POLICY:
+            check_checkpoint(checkpoint_path(member.model))
 
 
 def run(config: Config, *, resume: bool, address: str | None = None) -> Path:

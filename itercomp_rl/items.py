@@ -31,6 +31,12 @@ class ModelRef:
     version: int | None = None
     num_steps: int
     guidance: float = 1.0
+    system: str = "text"  # how it draws: a key of gallery.SYSTEMS
+    planner: str | None = None  # a key of gallery.planners, for systems that draw by plan
+    scheduler: str | None = None  # sampler of the denoising steps; None: the family's deterministic one
+    negative: str | None = None  # negative prompt
+    size_px: int | None = None  # side of the image; None: the checkpoint's own
+    dtype: str | None = None  # of the network; None: gallery.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,9 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.schema import Config
 
+SYSTEMS = ("text",)  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
     if not holds:
@@ -90,7 +93,7 @@ def check(config: Config) -> None:
     _shares(config)
     _engines(config)
     p, policy = config.prompts, config.policy
-    _one_of("gallery.dtype", config.gallery.dtype, ("fp32", "bf16", "fp16"))
+    _one_of("gallery.dtype", config.gallery.dtype, DTYPES)
     _one_of("prompts.source", p.source, ("shapes", "files"))
     _one_of("judge.first_round", config.judge.first_round, ("oracle",))
     _one_of("judge.later_rounds", config.judge.later_rounds, ("reward", "oracle"))
@@ -120,6 +123,12 @@ def check(config: Config) -> None:
             name,
             "'policy-' names belong to this run's own policies",
         )
+        _one_of(f"gallery.members.{name}.system", member.system, SYSTEMS)
+        if member.dtype is not None:
+            _one_of(f"gallery.members.{name}.dtype", member.dtype, DTYPES)
+        if member.size_px is not None:
+            _require(member.size_px >= 8, f"gallery.members.{name}.size_px", member.size_px, "must be 8 or more")
+        _require(member.join_round >= 0, f"gallery.members.{name}.join_round", member.join_round, "must be 0 or more")
     _require(
         0 <= policy.mid_low <= policy.mid_high < policy.num_steps,
         "policy.mid_low..mid_high",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+POLICY = "policy"  # as a gallery member's model: the policy of this run
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -42,6 +44,12 @@ class MemberConfig:
     num_steps: int
     guidance: float = 1.0
     join_round: int = 0
+    system: str = "text"
+    planner: str | None = None
+    scheduler: str | None = None
+    negative: str | None = None
+    size_px: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
