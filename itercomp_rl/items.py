@@ -33,6 +33,8 @@ class ModelRef:
     guidance: float = 1.0
     system: str = "text"  # how it draws: a key of gallery.SYSTEMS
     planner: str | None = None  # a key of gallery.planners, for systems that draw by plan
+    base_ratio: float = 0.5  # rpg: share of the whole prompt in every region
+    pooled: str = "last_region"  # rpg: which prompt the pooled embedding is of: last_region | base
     scheduler: str | None = None  # sampler of the denoising steps; None: the family's deterministic one
     negative: str | None = None  # negative prompt
     size_px: int | None = None  # side of the image; None: the checkpoint's own

@@ -75,6 +75,8 @@ class Plan:
             guidance=member.guidance,
             system=member.system,
             planner=member.planner,
+            base_ratio=member.base_ratio,
+            pooled=member.pooled,
             scheduler=member.scheduler,
             negative=member.negative,
             size_px=member.size_px,

@@ -1,12 +1,14 @@
 """Which settings go together: every rule that one file of YAML can break, checked before any device is asked for."""
 
 import math
+from collections.abc import Mapping
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
-from itercomp_rl.schema import Config
+from itercomp_rl.schema import Config, MemberConfig, PlannerConfig
 
-SYSTEMS = ("text",)  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
+SYSTEMS = ("text", "rpg", "omost")  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
+PLANNED = ("rpg", "omost")  # those that need a planner
 DTYPES = ("fp32", "bf16", "fp16")
 
 
@@ -87,11 +89,39 @@ def _engines(config: Config) -> None:
         )
 
 
+def _planned(name: str, member: MemberConfig, planners: Mapping[str, PlannerConfig]) -> None:
+    key = f"gallery.members.{name}"
+    if member.system in PLANNED:
+        known = ", ".join(planners) or "none"
+        _require(member.planner in planners, f"{key}.planner", member.planner, f"must be of gallery.planners: {known}")
+    else:
+        _require(member.planner is None, f"{key}.planner", member.planner, f"system {member.system!r} has no planner")
+    _require(0 <= member.base_ratio <= 1, f"{key}.base_ratio", member.base_ratio, "must be from 0 to 1")
+    _one_of(f"{key}.pooled", member.pooled, ("last_region", "base"))
+
+
+def _planners(config: Config) -> None:
+    for name, planner in config.gallery.planners.items():
+        key = f"gallery.planners.{name}"
+        _one_of(f"{key}.kind", planner.kind, ("rule", "transformers", "openai"))
+        if planner.fallback is not None:
+            _one_of(f"{key}.fallback", planner.fallback, ("rule",))
+        if planner.kind != "rule":
+            _require(bool(planner.model), f"{key}.model", planner.model, f"kind {planner.kind!r} needs one")
+            _require(planner.max_tokens >= 1, f"{key}.max_tokens", planner.max_tokens, "must be 1 or more")
+        if planner.kind == "openai":
+            is_http = (planner.url or "").startswith(("http://", "https://"))
+            _require(is_http, f"{key}.url", planner.url, "must be an address such as http://localhost:8000/v1")
+            _require(planner.timeout_s > 0, f"{key}.timeout_s", planner.timeout_s, "must be above 0")
+            _require(planner.max_retries >= 0, f"{key}.max_retries", planner.max_retries, "must be 0 or more")
+
+
 def check(config: Config) -> None:
     """Every rule that one file of YAML can break; raises ConfigError before any device is asked for."""
     _positive(config)
     _shares(config)
     _engines(config)
+    _planners(config)
     p, policy = config.prompts, config.policy
     _one_of("gallery.dtype", config.gallery.dtype, DTYPES)
     _one_of("prompts.source", p.source, ("shapes", "files"))
@@ -124,6 +154,7 @@ def check(config: Config) -> None:
             "'policy-' names belong to this run's own policies",
         )
         _one_of(f"gallery.members.{name}.system", member.system, SYSTEMS)
+        _planned(name, member, config.gallery.planners)
         if member.dtype is not None:
             _one_of(f"gallery.members.{name}.dtype", member.dtype, DTYPES)
         if member.size_px is not None:

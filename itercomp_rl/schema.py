@@ -46,6 +46,8 @@ class MemberConfig:
     join_round: int = 0
     system: str = "text"
     planner: str | None = None
+    base_ratio: float = 0.5
+    pooled: str = "last_region"
     scheduler: str | None = None
     negative: str | None = None
     size_px: int | None = None
@@ -53,8 +55,21 @@ class MemberConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannerConfig:
+    kind: str
+    model: str | None = None
+    url: str | None = None
+    key_env: str | None = None
+    timeout_s: float = 60.0
+    max_retries: int = 3
+    max_tokens: int = 2048
+    fallback: str | None = "rule"
+
+
+@dataclass(frozen=True, kw_only=True)
 class GalleryConfig:
     members: dict[str, MemberConfig]
+    planners: dict[str, PlannerConfig]
     policy_joins: bool
     batch: int
     segment: int

@@ -245,7 +245,7 @@ class Policy:
             raise ValueError(f"{len(cond)} prompts and {len(seeds)} seeds: give one seed per prompt")
         generators = image_generators(seeds)
         schedule = self.schedule(num_steps, kind)
-        network = self._guided(cond, guidance, negative)
+        network = self.guided(cond, guidance, negative)
         latents = denoise(network, self.start_latents(generators), schedule, (0, num_steps), generators)
         return as_uint8(self.decode(latents))
 
@@ -270,7 +270,11 @@ class Policy:
 
         return network
 
-    def _guided(self, cond: Conditioning, guidance: float | None, negative: Sequence[str] | None) -> Network:
+    def guided(self, cond: Conditioning, guidance: float | None, negative: Sequence[str] | None) -> Network:
+        """What denoising calls. Guidance above 1 doubles the batch: the unconditional rows first, then those of `cond`.
+
+        Raises: ConfigError for a negative prompt in vain.
+        """
         if negative is not None and (cond.guidance is not None or guidance is None or guidance <= 1):
             raise ConfigError(f"a negative prompt has no effect at guidance {guidance} of this policy: leave it unset")
         if guidance is not None and cond.guidance is not None:

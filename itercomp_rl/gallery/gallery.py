@@ -7,9 +7,12 @@ import torch
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.backbone import Backbones
+from itercomp_rl.gallery.omost import Omost
+from itercomp_rl.gallery.rpg import Rpg
 from itercomp_rl.gallery.system import Drawn, GallerySystem
 from itercomp_rl.gallery.text import TextSystem
 from itercomp_rl.items import ModelRef
+from itercomp_rl.planning.planners import Planners
 from itercomp_rl.schema import GalleryConfig
 from itercomp_rl.store.store import Store
 
@@ -19,6 +22,7 @@ class Gallery:
 
     def __init__(self, store: Store, settings: GalleryConfig, device: torch.device) -> None:
         self.backbones = Backbones(store, device=device, dtype=settings.dtype, max_loaded=settings.max_loaded)
+        self.planners = Planners(store, settings.planners, device)
         self._batch = settings.batch
         self._systems: dict[str, GallerySystem] = {}
 
@@ -46,4 +50,6 @@ class Gallery:
 
 SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {
     "text": lambda gallery: TextSystem(gallery.backbones),
+    "rpg": lambda gallery: Rpg(gallery.backbones, gallery.planners),
+    "omost": lambda gallery: Omost(gallery.backbones, gallery.planners),
 }

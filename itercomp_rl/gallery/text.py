@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from itercomp_rl.gallery.backbone import Backbones
+from itercomp_rl.gallery.sampling import negatives, sample
 from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import ModelRef
 
@@ -15,12 +16,6 @@ class TextSystem:
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
         """As GallerySystem says."""
-        images = self._backbones.policy(model).draw(
-            prompts,
-            seeds,
-            model.num_steps,
-            guidance=model.guidance,
-            negative=None if model.negative is None else [model.negative] * len(prompts),
-            kind=model.scheduler,
-        )
-        return Drawn(images=images, notes=({},) * len(prompts))
+        policy = self._backbones.policy(model)
+        network = policy.guided(policy.encode(prompts), model.guidance, negatives(model, len(prompts)))
+        return Drawn(images=sample(policy, model, network, seeds), notes=({},) * len(prompts))
