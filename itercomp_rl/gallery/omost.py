@@ -1,6 +1,7 @@
 """Omost: a planner describes a canvas in words, and every place listens to the sub-prompts that hold there."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,12 +50,16 @@ def _encoded(policy: Policy, canvases: Sequence[Canvas]) -> tuple[Conditioning, 
     """The conditioning of each canvas as a whole, and its masks with their tokens; all texts encoded in one batch."""
     tokenizer = policy.pipeline.tokenizer
     room = text_room(tokenizer)
+
+    def count(text: str) -> int:
+        return text_length(tokenizer, _spoken(tokenizer, text))
+
     texts: list[str] = []
     places: list[list[tuple[Rect, slice]]] = []
     for canvas in canvases:
         places.append([])
         for condition in canvas.conditions():
-            bags = sub_prompts(condition, lambda text: text_length(tokenizer, text), room)
+            bags = [_spoken(tokenizer, text) for text in sub_prompts(condition, count, room)]
             places[-1].append((condition.rect, slice(len(texts), len(texts) + len(bags))))
             texts += bags
     cond = policy.encode(texts)
@@ -62,6 +67,12 @@ def _encoded(policy: Policy, canvases: Sequence[Canvas]) -> tuple[Conditioning, 
         [(_mask(rect, policy.device), cond.tokens[rows].flatten(0, 1)) for rect, rows in canvas] for canvas in places
     ]
     return cond.index([canvas[0][1].start for canvas in places]), conditions
+
+
+def _spoken(tokenizer: Any, text: str) -> str:
+    """The text without full stops where the vocabulary has none: an unknown word after each phrase misleads."""
+    is_unknown = tokenizer.unk_token_id in tokenizer(".", add_special_tokens=False).input_ids
+    return " ".join(text.replace(".", " ").split()) if is_unknown else text
 
 
 def _mask(rect: Rect, device: torch.device) -> Tensor:

@@ -297,10 +297,13 @@ def _part(arguments: Mapping[str, Literal]) -> Part:
 def sub_prompts(condition: Condition, count: Callable[[str], int], room: int) -> list[str]:
     """Texts of at most `room` tokens by `count` (without marks), each the prefixes and as many suffixes as still fit.
 
-    What is longer on its own is left to be cut by the text encoder.
+    Where the prefixes alone do not fit, the particular one stands without the general one, which the whole picture is
+    told anyway. What is longer on its own is left to be cut by the text encoder.
     """
-    prefix = " ".join(condition.prefixes)
-    space = room - sum(count(text) for text in condition.prefixes)
+    prefixes = list(condition.prefixes)
+    while len(prefixes) > 1 and sum(map(count, prefixes)) > room:
+        prefixes.pop(0)
+    prefix, space = " ".join(prefixes), room - sum(map(count, prefixes))
     bags: list[list[str]] = [[]]
     used = 0
     for suffix in condition.suffixes:
