@@ -140,7 +140,7 @@ def _objects(piece: str) -> list[Object]:
             groups.append([])
             bare.append(lowered in _BEFORE_BARE)
             after.append(lowered)
-        elif lowered in _DETERMINERS or lowered in COUNTS or lowered.isdigit():
+        elif lowered in _DETERMINERS or lowered in COUNTS or lowered.isdecimal():
             groups.append([word])
             bare.append(True)
             after.append(lowered)
@@ -171,9 +171,9 @@ def _is_between_adjectives(words: list[str], place: int) -> bool:
 def _object(words: list[str], after: str, may_be_bare: bool) -> Object | None:
     """The noun phrase in a run of words, the word `after` which ended it, if there is one."""
     count, determiner, rest = 1, "", words
-    if rest and (rest[0].lower() in _DETERMINERS or rest[0].lower() in COUNTS or rest[0].isdigit()):
+    if rest and (rest[0].lower() in _DETERMINERS or rest[0].lower() in COUNTS or rest[0].isdecimal()):
         first = rest[0].lower()
-        count = COUNTS.get(first, int(first) if first.isdigit() else 1)
+        count = COUNTS.get(first, int(first[:3]) if first.isdecimal() else 1)
         determiner, rest = ("" if first == "the" else rest[0]), rest[1:]
     elif len(rest) > 1 and rest[0].lower() not in _NOT_VERBS and rest[0].lower().endswith("ing"):
         rest, may_be_bare = rest[1:], True  # "wearing gloves"
