@@ -23,7 +23,7 @@ from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, workers
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
-from itercomp_rl.errors import ConfigError, StuckError
+from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
 from itercomp_rl.items import RewardReport
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
@@ -31,6 +31,7 @@ from itercomp_rl.metrics import RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
+from itercomp_rl.rules import PLANNED
 from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
@@ -61,12 +62,20 @@ class StoreLedger:
         return self._store.find(version_place("policy", version)) is not None
 
 
+_WITH_CROSS_ATTENTION = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+
+
 def check_models(config: Config) -> None:
     """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
     check_checkpoint(checkpoint_path(config.policy.model))
-    for member in config.gallery.members.values():
-        if member.model != POLICY:
-            check_checkpoint(checkpoint_path(member.model))
+    for name, member in config.gallery.members.items():
+        checkpoint = config.policy.model if member.model == POLICY else member.model
+        found = check_checkpoint(checkpoint_path(checkpoint))
+        if member.system in PLANNED and found not in _WITH_CROSS_ATTENTION:
+            raise CheckpointError(
+                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an SD1.x "
+                "or SDXL checkpoint"
+            )
 
 
 def run(config: Config, *, resume: bool, address: str | None = None) -> Path:

@@ -1,6 +1,6 @@
 """The settings of a run, as one tree of dataclasses. Units and reasons of every key stand in configs/base.yaml."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 POLICY = "policy"  # as a gallery member's model: the policy of this run
@@ -69,7 +69,7 @@ class PlannerConfig:
 @dataclass(frozen=True, kw_only=True)
 class GalleryConfig:
     members: dict[str, MemberConfig]
-    planners: dict[str, PlannerConfig]
+    planners: dict[str, PlannerConfig] = field(default_factory=lambda: {"rule": PlannerConfig(kind="rule")})
     policy_joins: bool
     batch: int
     segment: int

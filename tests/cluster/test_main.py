@@ -33,6 +33,7 @@ def test_help_names_the_commands_and_imports_neither_torch_nor_ray() -> None:
         (["run", "nowhere.yaml"], 2, "does not exist"),
         (["run", "quickstart", "policy.model=/no/such/folder"], 3, "/no/such/folder"),
         (["run", "quickstart", "gallery.members.base.model=embedded:none"], 3, "not shipped"),
+        (["run", "quickstart", "gallery.members.base.system=rpg"], 2, "gallery.members.base.planner is None"),
         (["run", "quickstart", "prompts.gallery=100000"], 2, "lower the number"),
         (["run", "quickstart", "prompts.world.colours=[red,pink]"], 2, "'pink'"),
         (["evaluate", "no-such-run"], 2, "is no run"),
