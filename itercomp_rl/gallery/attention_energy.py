@@ -3,9 +3,9 @@
 Legend: B images, A heads, P places of a map (row by row), L text tokens, H W height and width of a map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,16 @@ class Energy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuidedObject:
-    """One phrase: GuidedObject(phrase="a red cup", boxes=(Box(...),), tokens=(2, 3, 4)); tokens are places in the prompt.
-
-    word: the token that stands for the whole phrase, its last.
-    """
+    """One phrase: GuidedObject(phrase="a red cup", boxes=(Box(...),), tokens=(2, 3, 4)), places in the prompt."""
 
     phrase: str
     boxes: tuple[Box, ...]
     tokens: tuple[int, ...]
+
+    @property
+    def word(self) -> int:
+        """The token that stands for the whole phrase: its last."""
+        return self.tokens[-1]
 
 
 def box_mask(boxes: Sequence[Box], height: int, width: int) -> Tensor:
@@ -57,7 +59,7 @@ def attention_energy(
 ) -> Tensor:
     """The energy of one image: mean over objects and maps, mean over an object's tokens, sum over heads; a scalar.
 
-    maps: [A, P, L] each. masks: for every map, for every object, a float mask [H, W] with H W = P. tokens: of every object.
+    maps: [A, P, L] each. masks: for every map, for every object, float [H, W] with H W = P. tokens: of every object.
     Form "share" is a mean over heads. No objects: 0.
     Source: LLM-grounded diffusion (arXiv 2305.13655) and its LMD+ settings.
     """
@@ -99,7 +101,7 @@ def reference_energy(
 
     maps: [A, P, L] each, of `sizes` (H, W). words: of every object, the token that is compared. references: for every
     object, box and map, the attention [A, P] of the object's word in a picture of its own.
-    Both are cut to the box and made to sum to 1; their distance is summed over places and averaged over heads and boxes.
+    Both are cut to the box and made to sum to 1; distances are summed over places, averaged over heads and boxes.
     """
     total = torch.zeros((), device=maps[0].device)
     for object_boxes, word, object_references in zip(boxes, words, references, strict=True):
@@ -113,15 +115,14 @@ def reference_energy(
     return total / (len(boxes) * len(maps))
 
 
-class Attention(Protocol):
-    """The part of diffusers' Attention that is used here."""
-
-    to_q: nn.Module
-    to_k: nn.Module
-
-    def head_to_batch_dim(self, tensor: Tensor) -> Tensor: ...
-
-    def get_attention_scores(self, query: Tensor, key: Tensor, attention_mask: Tensor | None = None) -> Tensor: ...
+def map_size(num_places: int, latent_height: int, latent_width: int) -> tuple[int, int]:
+    """Height and width of an attention map over latents halved so often that `num_places` are left."""
+    height, width = latent_height, latent_width
+    while height * width > num_places:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    if height * width != num_places:
+        raise ValueError(f"no halving of latents {latent_height} x {latent_width} has {num_places} places")
+    return height, width
 
 
 class _AllMapsTaken(Exception):
@@ -143,7 +144,7 @@ def guided_layers(unet: nn.Module) -> list[str]:
     return middle + first_up
 
 
-def cross_attention_maps(unet: nn.Module, layers: Sequence[str], run: Any) -> list[Tensor]:
+def cross_attention_maps(unet: nn.Module, layers: Sequence[str], run: Callable[[], object]) -> list[Tensor]:
     """Attention probabilities [B, A, P, L] of the named layers when `run()` calls the UNet, differentiable.
 
     The UNet keeps its attention processors: queries and keys are computed a second time, which costs little, and the

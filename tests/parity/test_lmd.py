@@ -36,7 +36,9 @@ def energy_of(settings: dict[str, Any]) -> Energy:
     )
 
 
-def total_energy(case: dict[str, Any], maps: list[Tensor], sizes: list[tuple[int, int]], io: dict[str, Tensor]) -> Tensor:
+def total_energy(
+    case: dict[str, Any], maps: list[Tensor], sizes: list[tuple[int, int]], io: dict[str, Tensor]
+) -> Tensor:
     corners = ("left", "top", "right", "bottom")
     objects = [[Box(phrase="it", **dict(zip(corners, box, strict=True))) for box in boxes] for boxes in case["boxes"]]
     masks = [[box_mask(boxes, *size) for boxes in objects] for size in sizes]
