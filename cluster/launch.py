@@ -22,7 +22,7 @@ from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, Remo
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, workers
 from itercomp_rl.config import config_from, to_tree
-from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint
 from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
 from itercomp_rl.items import RewardReport
 from itercomp_rl.judges.reward import reward_role
@@ -62,19 +62,27 @@ class StoreLedger:
         return self._store.find(version_place("policy", version)) is not None
 
 
-_WITH_CROSS_ATTENTION = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+# Pipelines that a planned system can draw with.
+_CARRIERS = {
+    "rpg": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "omost": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "lmd": ("StableDiffusionPipeline", *GALLERY_ONLY),
+    "instance_diffusion": ("StableDiffusionPipeline", *GALLERY_ONLY),
+}
 
 
 def check_models(config: Config) -> None:
     """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
-    check_checkpoint(checkpoint_path(config.policy.model))
+    if (found := check_checkpoint(checkpoint_path(config.policy.model))) in GALLERY_ONLY:
+        raise CheckpointError(f"policy.model is {config.policy.model!r}, a {found}: it can only be a gallery member")
     for name, member in config.gallery.members.items():
         checkpoint = config.policy.model if member.model == POLICY else member.model
         found = check_checkpoint(checkpoint_path(checkpoint))
-        if member.system in PLANNED and found not in _WITH_CROSS_ATTENTION:
+        if member.system in PLANNED and found not in _CARRIERS[member.system]:
+            kinds = "SD1.x or SDXL" if member.system in ("rpg", "omost") else "SD1.x or GLIGEN"
             raise CheckpointError(
-                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an SD1.x "
-                "or SDXL checkpoint"
+                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an {kinds} "
+                "checkpoint"
             )
 
 

@@ -7,8 +7,14 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.schema import Config, MemberConfig, PlannerConfig
 
-SYSTEMS = ("text", "rpg", "omost")  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
-PLANNED = ("rpg", "omost")  # those that need a planner
+SYSTEMS = (
+    "text",
+    "rpg",
+    "omost",
+    "lmd",
+    "instance_diffusion",
+)  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
+PLANNED = ("rpg", "omost", "lmd", "instance_diffusion")  # those that need a planner
 DTYPES = ("fp32", "bf16", "fp16")
 
 
@@ -98,6 +104,20 @@ def _planned(name: str, member: MemberConfig, planners: Mapping[str, PlannerConf
         _require(member.planner is None, f"{key}.planner", member.planner, f"system {member.system!r} has no planner")
     _require(0 <= member.base_ratio <= 1, f"{key}.base_ratio", member.base_ratio, "must be from 0 to 1")
     _one_of(f"{key}.pooled", member.pooled, ("last_region", "base"))
+    _require(member.attention_scale >= 0, f"{key}.attention_scale", member.attention_scale, "must be 0 or more")
+    _require(member.reference_weight >= 0, f"{key}.reference_weight", member.reference_weight, "must be 0 or more")
+    if member.system == "instance_diffusion":
+        _require(
+            bool(member.grounding),
+            f"{key}.grounding",
+            member.grounding,
+            "must name the file of InstanceDiffusion's layers",
+        )
+        _require(member.scheduler is None, f"{key}.scheduler", member.scheduler, "the system has a sampler of its own")
+    else:
+        _require(
+            member.grounding is None, f"{key}.grounding", member.grounding, "is for system instance_diffusion alone"
+        )
 
 
 def _planners(config: Config) -> None:

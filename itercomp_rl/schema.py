@@ -48,6 +48,9 @@ class MemberConfig:
     planner: str | None = None
     base_ratio: float = 0.5
     pooled: str = "last_region"
+    attention_scale: float = 5.0
+    reference_weight: float = 2.0
+    grounding: str | None = None
     scheduler: str | None = None
     negative: str | None = None
     size_px: int | None = None

@@ -115,16 +115,6 @@ def reference_energy(
     return total / (len(boxes) * len(maps))
 
 
-def map_size(num_places: int, latent_height: int, latent_width: int) -> tuple[int, int]:
-    """Height and width of an attention map over latents halved so often that `num_places` are left."""
-    height, width = latent_height, latent_width
-    while height * width > num_places:
-        height, width = (height + 1) // 2, (width + 1) // 2
-    if height * width != num_places:
-        raise ValueError(f"no halving of latents {latent_height} x {latent_width} has {num_places} places")
-    return height, width
-
-
 class _AllMapsTaken(Exception):
     """Ends a forward pass whose rest nobody needs."""
 

@@ -7,6 +7,8 @@ import torch
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.backbone import Backbones
+from itercomp_rl.gallery.instance_diffusion.system import InstanceDiffusion
+from itercomp_rl.gallery.lmd import Lmd
 from itercomp_rl.gallery.omost import Omost
 from itercomp_rl.gallery.rpg import Rpg
 from itercomp_rl.gallery.system import Drawn, GallerySystem
@@ -52,4 +54,6 @@ SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {
     "text": lambda gallery: TextSystem(gallery.backbones),
     "rpg": lambda gallery: Rpg(gallery.backbones, gallery.planners),
     "omost": lambda gallery: Omost(gallery.backbones, gallery.planners),
+    "lmd": lambda gallery: Lmd(gallery.backbones, gallery.planners),
+    "instance_diffusion": lambda gallery: InstanceDiffusion(gallery.backbones, gallery.planners),
 }

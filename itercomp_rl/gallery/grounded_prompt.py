@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.gallery.attention_energy import GuidedObject
 from itercomp_rl.planning.layout import Box, Layout
 
@@ -54,3 +58,11 @@ def _places(tokenizer: Any, text: str, phrase: str) -> tuple[int, ...]:
         if wanted and list(ids[start : start + len(wanted)]) == list(wanted):
             return tuple(range(start + 1, start + 1 + len(wanted)))  # + 1: the begin mark
     return ()
+
+
+@torch.no_grad()
+def pooled_phrases(policy: Policy, phrases: Sequence[str]) -> Tensor:
+    """The text encoder's pooled state [N, D] of each phrase, float32 on the CPU."""
+    tokenizer, encoder = policy.pipeline.tokenizer, policy.pipeline.text_encoder
+    inputs = tokenizer(list(phrases), padding=True, truncation=True, return_tensors="pt").to(policy.device)
+    return encoder(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).pooler_output.float().cpu()
