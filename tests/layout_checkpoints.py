@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, ConvNextConfig
 
-from checkpoints import clip_text_config, tiny_vae, word_tokenizer
+from tests.checkpoints import clip_text_config, tiny_vae, word_tokenizer
 from itercomp_rl.gallery.instance_diffusion.checkpoint import PORT_FILE, layer_names, original_name
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
