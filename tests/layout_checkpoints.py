@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the classes that layout systems draw with: Stable Diffusion 1, GLIGEN, InstanceDiffusion."""
+"""Tiny random checkpoints that layout systems draw with: Stable Diffusion 1, GLIGEN, InstanceDiffusion."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, ConvNextConfig
 
-from tests.checkpoints import clip_text_config, tiny_vae, word_tokenizer
 from itercomp_rl.gallery.instance_diffusion.checkpoint import PORT_FILE, layer_names, original_name
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
+from tests.checkpoints import clip_text_config, tiny_vae, word_tokenizer
 
 LENGTH = 16  # of the tokenizer
 
@@ -62,6 +62,8 @@ def make_layers(unet: Any, *, seed: int = 0) -> InstanceLayers:
         for name, parameter in layers.named_parameters():
             if name.startswith("scaleu.") or "alpha_" in name or ".null_" in name:
                 parameter.normal_(std=0.5)
+            if "linears_list" in name or "linear.weight" in name or ".attn.to_" in name:
+                parameter.mul_(4)  # else a few boxes drown among a hundred empty slots
     return layers.eval()
 
 

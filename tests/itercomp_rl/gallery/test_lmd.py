@@ -1,5 +1,6 @@
 """Laws of drawing by layout: what boxes change, what they must not, and that attention follows them."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_the_energy_falls_with_every_descent(plain: Policy) -> None:
     settings = LmdSettings(iterations=(12,), threshold=0.0, reference_weight=0.0)
     energies = Watched(plain, settings).watch(PAIR)
     assert len(energies) == 12
-    assert all(after < before for before, after in zip(energies, energies[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(energies))
 
 
 def test_an_image_below_the_threshold_is_let_go_after_one_look(plain: Policy) -> None:
