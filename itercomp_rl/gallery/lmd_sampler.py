@@ -17,6 +17,7 @@ from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Network, Schedule, denoise, image_generators
 from itercomp_rl.diffusion.policy import Policy, as_uint8
+from itercomp_rl.errors import CheckpointError
 from itercomp_rl.gallery.attention import map_size
 from itercomp_rl.gallery.attention_energy import (
     Energy,
@@ -28,6 +29,7 @@ from itercomp_rl.gallery.attention_energy import (
     reference_energy,
 )
 from itercomp_rl.gallery.grounded_prompt import grounded_prompt, pooled_phrases
+from itercomp_rl.gallery.sampling import refuse_vain_negative
 from itercomp_rl.planning.layout import MAX_BOXES, Box, Layout
 
 # B images, N slots for boxes, D width of the text encoder, C H W of latents
@@ -85,6 +87,12 @@ class LmdSampler:
         self._policy, self._settings = policy, settings
         self._unet: Any = policy.trainable  # Any: a UNet2DConditionModel, called with its own keywords
         self._layers = guided_layers(policy.trainable)
+        self._has_gligen = self._unet.config.attention_type == "gated"
+        if not self._has_gligen and self._unet.config.attention_type != "default":
+            raise CheckpointError(
+                f"the UNet states attention_type {self._unet.config.attention_type!r}: GLIGEN's layers are used where "
+                "they read boxes and phrases, 'gated'"
+            )
 
     @torch.no_grad()
     def draw(
@@ -102,6 +110,7 @@ class LmdSampler:
         A layout without boxes is drawn exactly as its prompt alone is. A phrase cannot be followed where the prompt is
         so long that the text encoder never reads it.
         """
+        refuse_vain_negative(negative, guidance)
         images = np.zeros((len(layouts), *self._policy.size_px, 3), np.uint8)
         unseen: list[tuple[str, ...]] = [()] * len(layouts)
         boxed = [b for b, layout in enumerate(layouts) if layout.boxes]
@@ -127,10 +136,9 @@ class LmdSampler:
 
     def told(self, layouts: Sequence[Layout], prompts: Sequence[str]) -> Told:
         """Text states of the prompts, and where the checkpoint has GLIGEN's layers, the boxes of the layouts."""
-        has_gligen = self._unet.config.attention_type != "default"
         return Told(
             tokens=self._policy.encode(prompts).tokens,
-            grounding=gligen_inputs(self._policy, layouts) if has_gligen else None,
+            grounding=gligen_inputs(self._policy, layouts) if self._has_gligen else None,
         )
 
     def predict(self, latents: Tensor, timesteps_B: Tensor, told: Told) -> Tensor:

@@ -45,6 +45,12 @@ def require_unet(policy: Policy, model: ModelRef) -> None:
         )
 
 
+def refuse_vain_negative(negative: str | None, guidance: float) -> None:
+    """Raises: ConfigError for a negative prompt that nothing would be guided away from."""
+    if negative is not None and guidance <= 1:
+        raise ConfigError(f"a negative prompt has no effect at guidance {guidance}: leave it unset, or guide above 1")
+
+
 def negatives(model: ModelRef, num_images: int) -> list[str] | None:
     """The negative prompt for every image, None for the pipeline's own way."""
     return None if model.negative is None else [model.negative] * num_images

@@ -17,6 +17,7 @@ from itercomp_rl.gallery.instance_diffusion.checkpoint import load_layers
 from itercomp_rl.gallery.instance_diffusion.instances import Instance, Picture, instance_tensors, picture_of
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.sampler import multi_instance_sample
+from itercomp_rl.gallery.sampling import refuse_vain_negative
 from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import ModelRef
 from itercomp_rl.planning.planners import Planners
@@ -87,6 +88,7 @@ class InstanceSampler:
         gates: tuple[float, float, float] = GATES,
     ) -> np.ndarray:
         """Images uint8 [B, H, W, 3]; a picture without instances is drawn exactly as its prompt alone is."""
+        refuse_vain_negative(negative, guidance)
         images = np.zeros((len(pictures), *self._policy.size_px, 3), np.uint8)
         placed = [b for b, picture in enumerate(pictures) if picture.instances]
         if plain := [b for b, picture in enumerate(pictures) if not picture.instances]:

@@ -1,7 +1,5 @@
 """Laws of the attention energy, and of the maps that it reads."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ def box(left: float, top: float, right: float, bottom: float) -> Box:
 
 
 @pytest.fixture(scope="module")
-def unet() -> Iterator[torch.nn.Module]:
+def unet() -> torch.nn.Module:
     torch.manual_seed(0)
     return make_unet().eval().requires_grad_(False)
 
