@@ -79,10 +79,10 @@ def check_models(config: Config) -> None:
         checkpoint = config.policy.model if member.model == POLICY else member.model
         found = check_checkpoint(checkpoint_path(checkpoint))
         if member.system in PLANNED and found not in _CARRIERS[member.system]:
-            kinds = "SD1.x or SDXL" if member.system in ("rpg", "omost") else "SD1.x or GLIGEN"
+            kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"
             raise CheckpointError(
-                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an {kinds} "
-                "checkpoint"
+                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an SD1.x "
+                f"or {kinds} checkpoint"
             )
 
 
