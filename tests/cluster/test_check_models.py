@@ -8,6 +8,7 @@ from cluster.launch import check_models
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import CheckpointError
 from tests.checkpoints import make_flux, make_sdxl
+from tests.layout_checkpoints import make_gligen
 
 
 @pytest.mark.parametrize("system", ["rpg", "omost"])
@@ -21,3 +22,14 @@ def test_drawing_by_plan_needs_a_checkpoint_with_cross_attention(system: str, tm
         check_models(
             load_config("quickstart", [f"policy.model={flux}", f"gallery.members.new={{model: policy, {planned}}}"])
         )
+
+
+def test_gligen_carries_boxes_but_is_never_the_policy(tmp_path: Path) -> None:
+    gligen = make_gligen(tmp_path / "gligen")
+    boxes = "num_steps: 2, system: lmd, planner: rule"
+    check_models(load_config("quickstart", [f"gallery.members.new={{model: {gligen}, {boxes}}}"]))
+    with pytest.raises(CheckpointError, match=r"policy.model is .* can only be a gallery member"):
+        check_models(load_config("quickstart", [f"policy.model={gligen}"]))
+    with pytest.raises(CheckpointError, match=r"system 'lmd' needs an SD1.x or GLIGEN checkpoint"):
+        sdxl = make_sdxl(tmp_path / "xl")
+        check_models(load_config("quickstart", [f"gallery.members.new={{model: {sdxl}, {boxes}}}"]))
