@@ -93,6 +93,9 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
 
     facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}
     write_results(store, plan, folder, facts, versions())
+    from itercomp_rl.page.write import write_report
+
+    write_report(store, plan, folder)
     return folder
 
 

@@ -62,6 +62,20 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
     click.echo((folder / "results.txt").read_text())
     click.echo(f"results: {folder / 'results.json'}")
     click.echo(f"images:  {folder / 'images.png'}")
+    click.echo(f"report:  {folder / 'report.html'}")
+
+
+@main.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; default: report.html in the run.")
+def report(run_folder: str, out: Path | None) -> None:
+    """Write the report of RUN, finished or not: one HTML file that needs no network."""
+    from cluster.launch import load_run
+    from itercomp_rl.page.write import write_report
+    from itercomp_rl.plan import Plan
+
+    config, store = load_run(run_folder)
+    click.echo(write_report(store, Plan(config=config), config.run_folder, out))
 
 
 @main.command()
