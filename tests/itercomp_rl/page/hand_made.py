@@ -1,4 +1,4 @@
-"""A small finished run, put into a store by hand: the shipped trunk as reward models, images of noise, chosen grades."""
+"""A small finished run put into a store by hand: images of noise, chosen grades, the shipped trunk as reward models."""
 
 import json
 from dataclasses import dataclass
