@@ -32,6 +32,7 @@ from itercomp_rl.loop import run_rounds
 from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
+from itercomp_rl.progress import terminal
 from itercomp_rl.roles import Team
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
@@ -88,7 +89,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     with cluster(address), MemoryPeak() as peak:
         handles = start_workers(config)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
-        progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan))
+        progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
             asyncio.run(_run(config, plan, store, handles, progress))
         finally:

@@ -5,14 +5,16 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from itercomp_rl.loop import Advance
+from itercomp_rl.progress import bar
 from itercomp_rl.trackers import Trackers
 
 log = logging.getLogger(__name__)
@@ -27,18 +29,20 @@ Pictures = Callable[
 class RunLog:
     """Satisfies loop.Progress; steps of a metric are counted over the whole run, also when it is resumed."""
 
-    def __init__(self, folder: Path, trackers: Trackers, pictures: Pictures | None = None) -> None:
+    def __init__(
+        self, folder: Path, trackers: Trackers, pictures: Pictures | None = None, console: Console | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / "metrics.jsonl"
         self._steps = _steps_so_far(file)
         self._file = file.open("a", encoding="utf-8")
-        self._trackers, self._pictures = trackers, pictures
+        self._trackers, self._pictures, self._console = trackers, pictures, console
         self._round = 0
         self.phases: list[dict[str, Any]] = []
 
     @contextmanager
     def phase(self, name: str, total: int, round_: int) -> Iterator[Advance]:
-        """Log how far a phase is every ten seconds, and how long it took in all."""
+        """Show how far a phase is, by a bar at a terminal, else a line every ten seconds; log how long it took."""
         began = logged = time.monotonic()
         done, latest = 0, {}
         self._round = round_
@@ -49,13 +53,16 @@ class RunLog:
             latest.update(metrics)
             if metrics:
                 self._write(round_, metrics)
-            if time.monotonic() - logged > LOG_EVERY_S:
+            if show:
+                show(done, _shown(latest, 3).lstrip(", "))
+            elif time.monotonic() - logged > LOG_EVERY_S:
                 logged = time.monotonic()
                 spent = logged - began
                 left = f", {spent / done * (total - done):.0f} s left" if 0 < done <= total else ""
                 log.info("round %d %s: %d of %d%s%s", round_, name, done, total, left, _shown(latest))
 
-        yield advance
+        with bar(f"round {round_} {name}", total, self._console) if self._console else nullcontext() as show:
+            yield advance
         seconds = time.monotonic() - began
         self.phases.append({"round": round_, "phase": name, "seconds": round(seconds, 2)})
         self._write(round_, {f"time/{name}_s": seconds})
@@ -102,5 +109,5 @@ def _steps_so_far(file: Path) -> defaultdict[str, int]:
     return steps
 
 
-def _shown(metrics: Mapping[str, float]) -> str:
-    return "".join(f", {name.split('/')[-1]} {value:.3g}" for name, value in metrics.items())
+def _shown(metrics: Mapping[str, float], most: int | None = None) -> str:
+    return "".join(f", {name.split('/')[-1]} {value:.3g}" for name, value in list(metrics.items())[:most])
