@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from itercomp_rl import errors
 from itercomp_rl.errors import IterCompError
 
 EXIT_CODES = {
@@ -19,9 +20,15 @@ EXIT_CODES = {
     "WorkerDiedError": 6,
     "StuckError": 7,
 }
-EPILOG = """\b
-Exit codes: 0 done, 2 a setting or an argument, 3 a checkpoint, 4 the store, 5 divergence or a useless reward model,
-6 a process died too often, 7 something is stuck, 1 anything else. The last line says which and what to do."""
+
+
+def exit_codes() -> str:
+    """The exit codes for the help, each with the first clause of its error's docstring."""
+    said = {code: str(getattr(errors, name).__doc__).partition(";")[0].rstrip(".") for name, code in EXIT_CODES.items()}
+    lines = [f"  {code}  {text}" for code, text in sorted({0: "Done", 1: "Anything else", **said}.items())]
+    return "\b\n" + "\n".join(
+        ["Exit codes (the last line of a failure says which setting, value or place, and the way out):", *lines]
+    )
 
 
 class Reasons(click.Group):
@@ -53,7 +60,7 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
     return found or [CompletionItem(incomplete, type="dir")]
 
 
-@click.group(cls=Reasons, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Reasons, epilog=exit_codes(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="itercomp-rl", message="%(package)s %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def main(verbose: bool) -> None:
