@@ -36,7 +36,7 @@ def test_help_costs_less_than_half_a_second_of_processor_time() -> None:
 
 def test_every_exit_code_is_documented_in_the_help_and_belongs_to_an_error() -> None:
     _, output = invoke("--help")
-    assert all(f"\n  {code}  " in output.partition("Exit codes")[2] for code in [0, 1, *EXIT_CODES.values()])
+    assert all(f"\n    {code}  " in output.partition("Exit codes")[2] for code in [0, 1, *EXIT_CODES.values()])
     assert all(issubclass(getattr(errors, name), errors.IterCompError) for name in EXIT_CODES)
 
 
