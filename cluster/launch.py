@@ -14,8 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
@@ -27,15 +29,19 @@ from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
 from itercomp_rl.items import RewardReport
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
-from itercomp_rl.metrics import RunLog
+from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
+from itercomp_rl.progress import terminal
 from itercomp_rl.roles import Team
 from itercomp_rl.rules import PLANNED
 from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.store import Store, open_store
+from itercomp_rl.trackers import Run as TrackedRun
+from itercomp_rl.trackers import Trackers, check_trackers, dotted
+from itercomp_rl.utilisation import measured
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +101,13 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     plan = Plan(config=config)
     _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
     check_models(config)
+    check_trackers(config.tracking.trackers)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
     with cluster(address), MemoryPeak() as peak:
         handles = start_workers(config)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
-        progress = RunLog(folder, tensorboard=config.tracking.tensorboard)
+        progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
             asyncio.run(_run(config, plan, store, handles, progress))
         finally:
@@ -111,6 +118,9 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
 
     facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}
     write_results(store, plan, folder, facts, versions())
+    from itercomp_rl.page.write import write_report
+
+    write_report(store, plan, folder)
     return folder
 
 
@@ -119,9 +129,32 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
     await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
     keeper = asyncio.create_task(_keep_store_small(store))
     try:
-        await run_rounds(plan, team, StoreLedger(store), progress)
+        async with measured(team, config, progress.record) as team:
+            await run_rounds(plan, team, StoreLedger(store), progress)
     finally:
         keeper.cancel()
+
+
+def open_trackers(config: Config, folder: Path) -> Trackers:
+    """The trackers that the config names, told of the run."""
+    settings = dotted(to_tree(config))
+    run = TrackedRun(project=config.tracking.project, name=config.run.name, folder=folder, settings=settings)
+    return Trackers(config.tracking.trackers, run)
+
+
+def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
+    """What trackers are shown after a round: at most tracking.images held-out images of its policy."""
+    num = plan.config.tracking.images
+    if not num:
+        return None
+
+    def pictures(round_: int) -> NDArray[np.uint8] | None:
+        order = plan.evaluation_orders(plan.policy(round_))[0]
+        if not store.has("evaluations", order.id):
+            return None  # the evaluation of the base and the gallery, before the first round
+        return store.get_rows("evaluations", order.id, "images", slice(0, num))
+
+    return pictures
 
 
 async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:

@@ -59,6 +59,7 @@ def _positive(config: Config) -> None:
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
         "actors.max_retries": config.actors.max_retries,
         "judge.margin": config.judge.margin,
+        "tracking.images": config.tracking.images,
     }.items():
         _require(value >= 0, key, value, "must be 0 or more")
 
@@ -152,6 +153,8 @@ def check(config: Config) -> None:
     _one_of("policy.start_from", policy.start_from, ("previous", "base"))
     _one_of("policy.sampler", policy.sampler, ("ddim", "ddpm"))
     _one_of("actors.layout", config.actors.layout, ("shared", "separate"))
+    for tracker in config.tracking.trackers:
+        _one_of("tracking.trackers", tracker, ("tensorboard", "wandb", "mlflow", "trackio"))
     for aspect in p.aspects:
         _one_of("prompts.aspects", aspect, ASPECTS)
     for aspect in config.reward.weights:

@@ -171,7 +171,9 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    tensorboard: bool
+    trackers: list[str]
+    project: str
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)
