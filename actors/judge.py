@@ -3,26 +3,27 @@
 import torch
 
 from itercomp_rl.items import RankOrder
-from itercomp_rl.judges import oracle
-from itercomp_rl.judges.reward import load_ensemble, place_newcomers, score_images
-from itercomp_rl.ranking import PlacingRule, Ranking, rank_by_score
+from itercomp_rl.judges.choice import open_judge, open_scorer
+from itercomp_rl.judges.reward import load_ensemble, place_newcomers, score_any_size
+from itercomp_rl.judges.scoring import GroupJudge, Scorer
+from itercomp_rl.ranking import PlacingRule
 from itercomp_rl.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.model import RewardEnsemble
-from itercomp_rl.schema import JudgeConfig
+from itercomp_rl.schema import Config
 from itercomp_rl.shapes.oracle import off_palette
 from itercomp_rl.store.store import Store
 
 
 class Judge:
-    """Ranks afresh by the oracle, or places newcomers by reward models, whichever an order asks for."""
+    """Ranks afresh by the configured judge, or places newcomers by reward models, whichever an order asks for."""
 
-    def __init__(
-        self, store: Store, settings: JudgeConfig, trunk: str, aspects: list[str], device: torch.device
-    ) -> None:
-        self._store, self._settings, self._trunk, self._device = store, settings, trunk, device
-        self._aspects = aspects
+    def __init__(self, store: Store, config: Config, device: torch.device) -> None:
+        self._store, self._config, self._device = store, config, device
+        self._aspects = config.prompts.aspects
         self._images = ImageReader(store)
         self._ensemble: tuple[int, RewardEnsemble] | None = None
+        self._judges: dict[str, GroupJudge] = {}
+        self._scorer: Scorer | None = None
 
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""
@@ -31,54 +32,53 @@ class Judge:
             self._store.put("rankings", order.id, {}, rankings_attrs(order, rankings))
 
     def grade(self, segment: str) -> None:
-        """Commit the oracle's grades of an evaluations segment: score and pass per aspect, share of odd pixels."""
+        """Commit the grades of an evaluations segment: score and pass per aspect; by the oracle also odd pixels."""
         if self._store.has("grades", segment):
             return
         record = self._store.get("evaluations", segment)
         prompts = [prompt_of(tree) for tree in record.attrs["prompts"]]
-        found = oracle.grades(record.arrays["images"], prompts)
+        images = record.arrays["images"]
+        kind = self._config.evaluation.judge
+        if self._scorer is None:
+            self._scorer = open_scorer(kind, self._config, self._device)
         rows = [
             {
                 "prompt": prompt.id,
-                "grades": {aspect: [grade.score, grade.passed] for aspect, grade in grades.items()},
-                "off_palette": off_palette(image),
+                "grades": {aspect: [score.value, score.passed] for aspect, score in scores.items()},
             }
-            for prompt, grades, image in zip(prompts, found, record.arrays["images"], strict=True)
+            | ({"off_palette": off_palette(image)} if kind == "oracle" else {})
+            for prompt, scores, image in zip(prompts, self._scorer.score(prompts, list(images)), images, strict=True)
         ]
         self._store.put("grades", segment, {}, {"model": record.attrs["model"], "rows": rows})
 
     def _fresh(self, order: RankOrder) -> list[dict[str, Judged]]:
+        kind = self._config.judge.first_round if order.round == 0 else self._config.judge.later_rounds
+        if kind not in self._judges:
+            self._judges[kind] = open_judge(kind, self._config, self._device)
         found = []
-        for prompt, images in zip(order.prompts, order.images, strict=True):
-            pixels = self._images.load(list(images.values()))
-            grades = oracle.grades(pixels, [prompt] * len(images))
-            found.append(
-                {
-                    aspect: _judged(
-                        prompt.id, aspect, {m: g[aspect].score for m, g in zip(images, grades, strict=True)}
-                    )
-                    for aspect in prompt.aspects
-                    if aspect in self._aspects
-                }
-            )
+        for prompt, refs in zip(order.prompts, order.images, strict=True):
+            images = {model: self._images.load([ref])[0] for model, ref in refs.items()}
+            judged = self._judges[kind].judge(prompt, images)
+            found.append({aspect: ranking for aspect, ranking in judged.items() if aspect in self._aspects})
         return found
 
     def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Judged]]:
         assert order.reward_version is not None
         if self._ensemble is None or self._ensemble[0] != order.reward_version:
             versions = dict.fromkeys(self._aspects, order.reward_version)
-            self._ensemble = (order.reward_version, load_ensemble(self._store, self._trunk, versions, self._device))
-        rule: PlacingRule = self._settings.rule  # type: ignore[assignment]  # checked with the config
+            ensemble = load_ensemble(self._store, self._config.reward.trunk, versions, self._device)
+            self._ensemble = (order.reward_version, ensemble)
+        rule: PlacingRule = self._config.judge.rule  # type: ignore[assignment]  # checked with the config
         found = []
-        for (prompt, _, rankings), images in zip(load_rankings(self._store, earlier), order.images, strict=True):
-            pixels = self._images.load(list(images.values()))
-            scores = score_images(self._ensemble[1], pixels, [prompt.text] * len(images))
+        for (prompt, _, rankings), refs in zip(load_rankings(self._store, earlier), order.images, strict=True):
+            images = [self._images.load([ref])[0] for ref in refs.values()]
+            scores = score_any_size(self._ensemble[1], images, [prompt.text] * len(images))
             found.append(
                 {
                     aspect: Judged(
                         ranking=place_newcomers(
                             judged.ranking,
-                            dict(zip(images, map(float, scores[aspect]), strict=True)),
+                            {model: found[aspect] for model, found in zip(refs, scores, strict=True)},
                             order.newcomers,
                             rule,
                         ),
@@ -88,7 +88,3 @@ class Judge:
                 }
             )
         return found
-
-
-def _judged(prompt_id: str, aspect: str, scores: dict[str, float]) -> Judged:
-    return Judged(ranking=Ranking(prompt_id=prompt_id, aspect=aspect, places=rank_by_score(scores)), scores=scores)

@@ -81,8 +81,7 @@ class Worker:
         """A judge."""
         from actors.judge import Judge
 
-        config = self._config
-        return Judge(self._store, config.judge, config.reward.trunk, config.prompts.aspects, self._device)
+        return Judge(self._store, self._config, self._device)
 
     def make_roller(self) -> Any:
         """A roller."""

@@ -10,7 +10,8 @@ import torch
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef
-from itercomp_rl.judges import oracle
+from itercomp_rl.judges.choice import open_scorer
+from itercomp_rl.judges.scoring import Scorer
 from itercomp_rl.plan import Plan, draw_evaluations
 from itercomp_rl.prompts import held_out_prompts, user_prompts
 from itercomp_rl.report import save_grid
@@ -32,21 +33,22 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
     plan = Plan(config=config)
     published = set(weights.versions(store, "policy"))
     models = [model for model in plan.evaluated() if model.version is None or model.version in published]
-    gallery = _gallery(config, store)
+    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device())
     grades = {
-        model.name: _grades(gallery, draw_evaluations(model, chosen, seed, split, len(chosen))) for model in models
+        model.name: _grades(gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)))
+        for model in models
     }
     rounds = [plan.policy(version).name for version in sorted(published) if version < plan.rounds]
     return aspects_of(grades, plan.policy(-1).name, rounds)
 
 
-def _grades(gallery: Gallery, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
+def _grades(gallery: Gallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
     found: dict[str, list[Graded]] = {}
     for order in orders:
         images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
-        for prompt, grades in zip(order.prompts, oracle.grades(images, list(order.prompts)), strict=True):
-            for aspect, grade in grades.items():
-                found.setdefault(aspect, []).append(Graded(prompt=prompt.id, score=grade.score, passed=grade.passed))
+        for prompt, scores in zip(order.prompts, scorer.score(order.prompts, list(images)), strict=True):
+            for aspect, score in scores.items():
+                found.setdefault(aspect, []).append(Graded(prompt=prompt.id, score=score.value, passed=score.passed))
     return found
 
 
@@ -81,5 +83,8 @@ def _title(model: ModelRef) -> str:
 
 
 def _gallery(config: Config, store: Store) -> Gallery:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Gallery(store, replace(config.gallery, max_loaded=1), device)
+    return Gallery(store, replace(config.gallery, max_loaded=1), _device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

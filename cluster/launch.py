@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +26,8 @@ from cluster.placement import check_room, workers
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint
 from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
-from itercomp_rl.items import RewardReport
+from itercomp_rl.items import Prompt, RewardReport
+from itercomp_rl.judges.rank_files import check_coverage, load_ranks
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
 from itercomp_rl.metrics import Pictures, RunLog
@@ -34,7 +35,7 @@ from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
 from itercomp_rl.roles import Team
-from itercomp_rl.rules import PLANNED
+from itercomp_rl.rules import PLANNED, is_rank_file
 from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
@@ -92,6 +93,16 @@ def check_models(config: Config) -> None:
             )
 
 
+def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:
+    """Raises: ConfigError if the first round's ranks come from files that are wrong or rank none of the prompts."""
+    source = config.judge.first_round
+    if not is_rank_file(source):
+        return
+    ranks = load_ranks(source, config.prompts.aspects, list(config.gallery.members))
+    for aspect, count in check_coverage(source, ranks, prompts, config.prompts.aspects).items():
+        log.info("%s: %d of %d gallery prompts are ranked", aspect, count, len(prompts))
+
+
 def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     """A whole run; returns the run folder with results.json in it.
 
@@ -102,6 +113,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
     check_models(config)
     check_trackers(config.tracking.trackers)
+    check_ranks(config, plan.gallery_prompts)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
     with cluster(address), MemoryPeak() as peak:

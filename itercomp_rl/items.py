@@ -83,11 +83,12 @@ class RankOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairRef:
-    """The judge prefers image `winner` to image `loser` on one aspect of one prompt."""
+    """The judge, or a person, prefers image `winner` to image `loser` on one aspect of one prompt."""
 
     prompt: Prompt
     winner: ImageRef
     loser: ImageRef
+    weight: float = 1.0  # how often it is learned from, against other pairs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

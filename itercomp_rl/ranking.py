@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,50 @@ def _fewest_inversions(place_scores: Sequence[Sequence[float]], newcomer: float)
 
 
 _PLACING_RULES = {"official_fixed": _below_first_better, "min_inversions": _fewest_inversions}
+
+
+def consensus(opinions: Sequence[Places]) -> Places:
+    """One order of several people's orders: by the mean share of the other images that an image beats, ties as half.
+
+    A person counts for the images that they ranked; a person who ranked one image says nothing. One opinion comes back
+    as it is. Source: the Borda count, made fit for partial orders.
+    Raises: ValueError without an opinion.
+    """
+    if not opinions:
+        raise ValueError("there is no opinion to make a consensus of")
+    for places in opinions:
+        _check_places(places)
+    if len(opinions) == 1:
+        return opinions[0]
+    shares: dict[str, list[Fraction]] = {}
+    for places in opinions:
+        total = sum(map(len, places))
+        above = 0
+        for place in places:
+            for model in place:
+                beaten = Fraction(2 * (total - above) - len(place) - 1, 2)
+                shares.setdefault(model, []).extend([beaten / (total - 1)] if total > 1 else [])
+            above += len(place)
+    means = {model: sum(found) / len(found) if found else Fraction(1, 2) for model, found in shares.items()}
+    best_first = sorted(set(means.values()), reverse=True)
+    return tuple(tuple(model for model, mean in means.items() if mean == value) for value in best_first)
+
+
+def kendall_tau(one: Places, other: Places) -> float | None:
+    """Agreement of two orders on the images that both rank: Kendall's tau-b, 1 = same, -1 = reversed.
+
+    None where it is not defined: fewer than two common images, or one of the two ties them all.
+    Source: Kendall 1945 (tau-b, which corrects for ties).
+    """
+    first, second = ({m: i for i, place in enumerate(places) for m in place} for places in (one, other))
+    common = [model for model in first if model in second]
+    agree = apart_first = apart_second = 0
+    for a, b in combinations(common, 2):
+        x, y = first[a] - first[b], second[a] - second[b]
+        agree += (x * y > 0) - (x * y < 0)
+        apart_first += x != 0
+        apart_second += y != 0
+    return agree / math.sqrt(apart_first * apart_second) if apart_first and apart_second else None
 
 
 def is_held_out(prompt_id: str, share: float, seed: int) -> bool:

@@ -1,7 +1,7 @@
 """What rankings records hold, and the pairs and images that learners read from them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,19 @@ def load_pairs(
                     winner, loser = loser, winner
                 (kept if is_kept else train).append(PairRef(prompt=prompt, winner=images[winner], loser=images[loser]))
     return train, kept
+
+
+def weighted(origins: Sequence[tuple[Sequence[PairRef], float]]) -> list[PairRef]:
+    """Pairs of several origins with each origin's weight; those of weight 0 are left out."""
+    return [replace(pair, weight=weight) for pairs, weight in origins if weight > 0 for pair in pairs]
+
+
+def draw_rows(pairs: Sequence[PairRef], num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of `num` pairs, drawn with replacement, each with a chance in proportion to its weight."""
+    weights = np.array([pair.weight for pair in pairs])
+    if (weights == weights[0]).all():
+        return rng.integers(len(pairs), size=num)
+    return rng.choice(len(pairs), size=num, p=weights / weights.sum())
 
 
 def _models(judged: Judged, margin: float) -> Iterator[tuple[str, str]]:

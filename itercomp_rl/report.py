@@ -25,10 +25,11 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
     if plan.config.evaluation.seen_images_per_aspect:
         tree["aspects_seen"] = aspects_tree(store, plan, "train")
-    tree["off_palette"] = {
-        model.name: off_palette_mean(store, [order.id for order in plan.evaluation_orders(model)]).tree()
-        for model in plan.evaluated()
-    }
+    if plan.config.evaluation.judge == "oracle":
+        tree["off_palette"] = {
+            model.name: off_palette_mean(store, [order.id for order in plan.evaluation_orders(model)]).tree()
+            for model in plan.evaluated()
+        }
     tree |= {
         "wall_s": round(facts["wall_s"] + earlier.get("wall_s", 0.0), 1),
         "peak_rss_mb": max(facts["peak_rss_mb"], earlier.get("peak_rss_mb", 0)),
@@ -39,7 +40,7 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     }
     _write(folder / "results.json", json.dumps(tree, indent=2) + "\n")
     console = Console(width=120, record=True, file=(folder / "results.txt").open("w", encoding="utf-8"))
-    console.print(score_table(tree["aspects"]))
+    console.print(score_table(tree["aspects"], plan.config.evaluation.judge))
     write_grid(store, plan, folder / "images.png")
 
 
@@ -49,9 +50,10 @@ def _write(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def score_table(aspects: dict[str, Any]) -> Table:
+def score_table(aspects: dict[str, Any], judge: str = "oracle") -> Table:
     """Models down, aspects across: mean +- standard error (images); the last line is the paired gain."""
-    table = Table(title="held-out prompts, oracle score in 0..1, mean ± standard error clustered by prompt (images)")
+    scale = "oracle score in 0..1" if judge == "oracle" else f"{judge} score"
+    table = Table(title=f"held-out prompts, {scale}, mean ± standard error clustered by prompt (images)")
     table.add_column("model")
     for aspect in aspects:
         table.add_column(aspect, justify="right")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
@@ -137,6 +138,52 @@ def _planners(config: Config) -> None:
             _require(planner.max_retries >= 0, f"{key}.max_retries", planner.max_retries, "must be 0 or more")
 
 
+def require_spacy() -> None:
+    """Raises: ConfigError if spaCy, which T2I-CompBench's metrics read prompts with, is not installed."""
+    if find_spec("spacy") is None:
+        raise ConfigError("T2I-CompBench's metrics need spaCy: pip install 'itercomp-rl[compbench]'")
+
+
+def is_rank_file(first_round: str) -> bool:
+    """Whether judge.first_round names rank files and not a judge."""
+    return first_round.endswith((".json", ".csv", "/"))
+
+
+def _judges(config: Config) -> None:
+    judge, files = config.judge, config.prompts.source == "files"
+    scorers = ("oracle", "reward", "t2i_compbench")
+    if judge.first_round not in scorers and not is_rank_file(judge.first_round):
+        raise ConfigError(
+            f"judge.first_round is {judge.first_round!r}: must be one of {', '.join(scorers)}, or rank files: a path "
+            "that ends in .json, .csv or (a folder of them) /"
+        )
+    _one_of("judge.later_rounds", judge.later_rounds, scorers)
+    _one_of("evaluation.judge", config.evaluation.judge, scorers)
+    for key, value in {
+        "judge.first_round": judge.first_round,
+        "judge.later_rounds": judge.later_rounds,
+        "evaluation.judge": config.evaluation.judge,
+    }.items():
+        if files and value == "oracle":
+            raise ConfigError(
+                f"{key} is 'oracle' with prompts.source 'files': the oracle reads only the embedded world's prompts; "
+                "set it to reward or t2i_compbench" + (", or give rank files" if key == "judge.first_round" else "")
+            )
+    if "t2i_compbench" in (judge.first_round, judge.later_rounds, config.evaluation.judge):
+        require_spacy()
+    for aspect in judge.reward_models:
+        _one_of("judge.reward_models", aspect, ASPECTS)
+    _one_of("judge.t2i_compbench.mode", judge.t2i_compbench.mode, ("official", "fixed"))
+    threshold = judge.t2i_compbench.threshold
+    _require(0 < threshold < 1, "judge.t2i_compbench.threshold", threshold, "must lie between 0 and 1")
+    weights = judge.pair_weights
+    for name, value in (("judge", weights.judge), ("people", weights.people)):
+        _require(value >= 0 and math.isfinite(value), f"judge.pair_weights.{name}", value, "must be 0 or more")
+    _require(
+        weights.judge + weights.people > 0, "judge.pair_weights", (0, 0), "one of judge and people must be above 0"
+    )
+
+
 def check(config: Config) -> None:
     """Every rule that one file of YAML can break; raises ConfigError before any device is asked for."""
     _positive(config)
@@ -146,8 +193,6 @@ def check(config: Config) -> None:
     p, policy = config.prompts, config.policy
     _one_of("gallery.dtype", config.gallery.dtype, DTYPES)
     _one_of("prompts.source", p.source, ("shapes", "files"))
-    _one_of("judge.first_round", config.judge.first_round, ("oracle",))
-    _one_of("judge.later_rounds", config.judge.later_rounds, ("reward", "oracle"))
     _one_of("judge.rule", config.judge.rule, ("official_fixed", "min_inversions"))
     _one_of("reward.on_bad_reward", config.reward.on_bad_reward, ("stop", "drop"))
     _one_of("policy.start_from", policy.start_from, ("previous", "base"))
@@ -219,7 +264,4 @@ def check(config: Config) -> None:
         raise ConfigError(
             "prompts.source is 'files': set prompts.train_file and prompts.test_file, held-out prompts are needed"
         )
-    if p.source == "files" and config.judge.first_round == "oracle":
-        raise ConfigError(
-            "judge.first_round is 'oracle', which grades only the embedded world, and no other judge is there yet"
-        )
+    _judges(config)

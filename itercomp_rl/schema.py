@@ -81,12 +81,32 @@ class GalleryConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompBenchConfig:
+    mode: str
+    spacy: str
+    vqa: str
+    clip: str
+    detector: str
+    depth: str
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairWeightsConfig:
+    judge: float
+    people: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
     first_round: str
     later_rounds: str
     rule: str
     margin: float
     flip: float
+    reward_models: dict[str, str]
+    pair_weights: PairWeightsConfig
+    t2i_compbench: CompBenchConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +183,7 @@ class ActorsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
+    judge: str
     images_per_aspect: int
     seen_images_per_aspect: int
     seed: int

@@ -8,11 +8,12 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from itercomp_rl import people
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.judges.reward import reward_role, score_images
 from itercomp_rl.models import checkpoint_path
-from itercomp_rl.records import ImageReader, load_pairs
+from itercomp_rl.records import ImageReader, draw_rows, load_pairs, weighted
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.reward.model import RewardEnsemble, RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
@@ -55,14 +56,20 @@ class RewardLearner:
 
         Raises: DivergedError if there is no pair to learn from, or none to measure with.
         """
-        self._train, self._held_out = load_pairs(
+        held_out = self._settings.held_out
+        judged = load_pairs(
             self._store,
             order.rankings,
             order.aspect,
             margin=self._judge.margin,
             flip=self._judge.flip,
-            held_out=self._settings.held_out,
+            held_out=held_out,
             seed=self._seed,
+        )
+        said = people.load_pairs(self._store, order.rankings, order.aspect, held_out=held_out, seed=self._seed)
+        weights_ = self._judge.pair_weights
+        self._train, self._held_out = (
+            weighted([(pairs, weights_.judge), (own, weights_.people)]) for pairs, own in zip(judged, said, strict=True)
         )
         if not self._train or not self._held_out:
             raise DivergedError(
@@ -84,7 +91,7 @@ class RewardLearner:
             seed = seed_of(self._seed, "reward", order.aspect, order.round, engine.updates)
             rng = np.random.default_rng(seed)
             torch.manual_seed(seed)  # dropout
-            rows = rng.integers(len(self._train), size=self._settings.batch)
+            rows = draw_rows(self._train, self._settings.batch, rng)
             winner, loser = self._raw([self._train[i] for i in rows], model, engine)
             loss = preference_loss(winner, loser)
             engine.backward(loss)

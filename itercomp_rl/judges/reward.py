@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itercomp_rl.items import Prompt
+from itercomp_rl.judges.scoring import Score
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
-from itercomp_rl.reward.checkpoint import load_reward
-from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.reward.checkpoint import load_official, load_official_tokenizer, load_reward
+from itercomp_rl.reward.model import RewardEnsemble, RewardModel
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 
@@ -44,6 +46,22 @@ def score_images(
     return {aspect: np.concatenate(found) for aspect, found in parts.items()}
 
 
+def score_any_size(
+    ensemble: RewardEnsemble, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]
+) -> list[dict[str, float]]:
+    """Standardised rewards by aspect of each image [H, W, 3]; a gallery's models draw at sizes of their own."""
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        rows_of.setdefault(image.shape, []).append(i)
+    found: list[dict[str, float]] = [{} for _ in images]
+    for rows in rows_of.values():
+        scores = score_images(ensemble, np.stack([images[i] for i in rows]), [prompts[i] for i in rows])
+        for aspect, values in scores.items():
+            for i, value in zip(rows, values.tolist(), strict=True):
+                found[i][aspect] = value
+    return found
+
+
 def place_newcomers(
     earlier: Ranking, scores: Mapping[str, float], newcomers: Sequence[str], rule: PlacingRule
 ) -> Ranking:
@@ -52,3 +70,28 @@ def place_newcomers(
     for newcomer in sorted(newcomers, key=lambda name: -scores[name]):
         places = place_newcomer(places, scores, newcomer, rule)
     return Ranking(prompt_id=earlier.prompt_id, aspect=earlier.aspect, places=places)
+
+
+def load_any_reward(source: str) -> RewardModel:
+    """A reward model from this project's folder, "embedded:...", or an official file (local, or "owner/name:file")."""
+    path = Path(checkpoint_path(source))
+    if path.is_dir():
+        return load_reward(path).float()
+    return load_official(source, tokenizer=load_official_tokenizer())
+
+
+class RewardScorer:
+    """Fixed reward models as a Scorer: one per aspect, none of them learned in this run.
+
+    A score is a standardised reward; an image passes above 0, the mean of the images that its model was calibrated on.
+    """
+
+    def __init__(self, sources: Mapping[str, str], device: torch.device) -> None:
+        loaded = {source: load_any_reward(source) for source in dict.fromkeys(sources.values())}
+        for model in loaded.values():
+            model.to(device).eval().requires_grad_(False)
+        self._ensemble = RewardEnsemble({aspect: loaded[source] for aspect, source in sources.items()})
+
+    def score(self, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Score]]:
+        found = score_any_size(self._ensemble, images, [prompt.text for prompt in prompts])
+        return [{aspect: Score(value=value, passed=value > 0) for aspect, value in scores.items()} for scores in found]

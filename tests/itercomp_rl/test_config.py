@@ -49,6 +49,13 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("reward.engine.kind=deepspeed", "one DeepSpeed group"),
         ("judge.rule=random", "must be one of official_fixed"),
         ("prompts.source=files", "prompts.train_file"),
+        ("judge.first_round=nobody", "or rank files: a path that ends in .json, .csv or"),
+        ("judge.later_rounds=ranks.csv", "must be one of oracle, reward, t2i_compbench"),
+        ("evaluation.judge=people", "must be one of oracle, reward, t2i_compbench"),
+        ("judge.reward_models.beauty=x", "judge.reward_models"),
+        ("judge.t2i_compbench.mode=best", "must be one of official, fixed"),
+        ("judge.t2i_compbench.threshold=1", "judge.t2i_compbench.threshold"),
+        ("judge.pair_weights={judge: 0, people: 0}", "one of judge and people must be above 0"),
         ("prompts.aspects=[beauty]", "prompts.aspects"),
         ("gallery.members.base.num_steps=0", "gallery.members.base.num_steps"),
         ("gallery.members.base.modle=x", "did you mean gallery.members.base.model"),
@@ -107,3 +114,13 @@ def test_an_endpoint_planner_needs_an_address() -> None:
     far = "gallery.planners.far={kind: openai, model: m, url: 'localhost:8000'}"
     with pytest.raises(ConfigError, match=r"gallery.planners.far.url is 'localhost:8000'"):
         load_config("quickstart", [far])
+
+
+@pytest.mark.parametrize("key", ["judge.first_round", "judge.later_rounds", "evaluation.judge"])
+def test_the_oracle_is_refused_for_prompts_outside_the_embedded_world(key: str) -> None:
+    keys = ("judge.first_round", "judge.later_rounds", "evaluation.judge")
+    overrides = [f"{other}={'oracle' if other == key else 'reward'}" for other in keys]
+    files = ["prompts.source=files", "prompts.train_file=a.txt", "prompts.test_file=b.txt"]
+    with pytest.raises(ConfigError, match=f"{key} is 'oracle' with prompts.source 'files'"):
+        load_config("quickstart", [*files, *overrides])
+    assert load_config("quickstart", [*files, *(f"{other}=reward" for other in keys)])

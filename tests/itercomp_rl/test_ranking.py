@@ -4,12 +4,17 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
 from itercomp_rl.ranking import (
     Pair,
     Places,
     Ranking,
+    consensus,
     is_held_out,
+    kendall_tau,
     load_official_ranks,
     pairs_of,
     place_newcomer,
@@ -331,3 +336,38 @@ def test_the_split_is_fixed_for_all_time() -> None:
 def test_a_share_outside_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"share is 1\.5"):
         is_held_out("1", 1.5, seed=0)
+
+
+def test_one_opinion_is_its_own_consensus() -> None:
+    assert consensus([(("b",), ("a", "c"))]) == (("b",), ("a", "c"))
+
+
+def test_opposite_opinions_cancel_out_and_a_majority_wins() -> None:
+    assert consensus([(("a",), ("b",)), (("b",), ("a",))]) == (("a", "b"),)
+    assert consensus([(("a",), ("b",)), (("b",), ("a",)), (("b",), ("a",))]) == (("b",), ("a",))
+
+
+def test_partial_opinions_count_for_what_they_rank() -> None:
+    # a beats 1/2 and all: mean 3/4; b beats all of two: 1; c none: 0
+    assert consensus([(("b",), ("a",), ("c",)), (("a",), ("c",))]) == (("b",), ("a",), ("c",))
+    with pytest.raises(ValueError, match="no opinion"):
+        consensus([])
+
+
+@given(st.permutations("abcde"), st.permutations("abcde"))
+def test_agreement_is_symmetric_bounded_and_turns_sign_with_the_order(one, other) -> None:
+    first, second = (tuple((name,) for name in order) for order in (one, other))
+    tau = kendall_tau(first, second)
+    assert tau is not None
+    assert tau == pytest.approx(kendall_tau(second, first))
+    assert tau == pytest.approx(-(kendall_tau(first, second[::-1]) or 0))
+    ranks = {name: i for i, name in enumerate(one)}, {name: i for i, name in enumerate(other)}
+    assert tau == pytest.approx(kendalltau(*([rank[name] for name in "abcde"] for rank in ranks)).statistic)
+
+
+def test_agreement_with_ties_is_tau_b_over_the_common_images() -> None:
+    # Common: a b c. Pairs ab: tie/apart, ac and bc agree: 2 / sqrt(2 * 3)
+    tau = kendall_tau((("a", "b"), ("c",), ("x",)), (("a",), ("b",), ("c",)))
+    assert tau == pytest.approx(2 / 6**0.5)
+    assert kendall_tau((("a", "b"),), (("a",), ("b",))) is None
+    assert kendall_tau((("a",),), (("b",),)) is None

@@ -1,0 +1,247 @@
+"""What `itercomp evaluate t2i-compbench` does: models draw its prompts, metrics score them, a table is left."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from cluster.launch import load_run, versions, write_json
+from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.evaluation.benchmark import FIRST_SEED, Sample, Scoring, draw_samples, samples_of, score_samples
+from itercomp_rl.evaluation.benchmark_files import read_prompts, write_result
+from itercomp_rl.evaluation.clip import Aesthetic, Clip
+from itercomp_rl.evaluation.t2i_compbench import METRICS, NOT_COMPARABLE, Metrics, combined
+from itercomp_rl.evaluation.table import Cells, Column, score_of, text_table, write_tables
+from itercomp_rl.gallery.gallery import Gallery
+from itercomp_rl.items import ModelRef
+from itercomp_rl.judges.reward import load_any_reward, score_any_size
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.plan import Plan
+from itercomp_rl.results import Mean
+from itercomp_rl.reward.model import RewardEnsemble
+from itercomp_rl.schema import Config
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+METRIC_NAMES = {
+    "color": "BLIP-VQA",
+    "shape": "BLIP-VQA",
+    "texture": "BLIP-VQA",
+    "spatial": "2D geometry, {detector} in place of UniDet",
+    "3d_spatial": "3D geometry, {detector} and {depth} in place of UniDet's experts",
+    "numeracy": "counts, {detector} in place of UniDet",
+    "non_spatial": "CLIPScore",
+    "complex": "3-in-1, {detector} in place of UniDet",
+    "clip_score": "realism: CLIP cosine",
+    "aesthetic": "realism: LAION aesthetic",
+    "image_reward": "realism: ImageReward",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Realism:
+    """Which measures besides the benchmark's are taken of every image; None = not this one."""
+
+    clip_score: bool = False
+    aesthetic: str | None = None  # LAION's head, a file or owner/name:file
+    aesthetic_clip: str = "openai/clip-vit-large-patch14"
+    image_reward: str | None = None  # an official checkpoint or a folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One evaluation, as the command line gives it."""
+
+    models: tuple[tuple[str, str], ...]  # name, source
+    out: Path
+    prompts: Path
+    categories: tuple[str, ...]
+    images: int
+    limit: int | None  # prompts per category
+    num_steps: int
+    guidance: float
+    shard: tuple[int, int]
+    realism: Realism
+
+
+def run(job: Job, config: Config) -> Table | None:
+    """Draw, score and write the tables; with a shard, only draw. Whatever is there already is taken as it is.
+
+    Raises: ConfigError if `out` holds an evaluation with other settings.
+    """
+    samples = {
+        category: samples_of(read_prompts(job.prompts, category)[: job.limit], job.images)
+        for category in job.categories
+    }
+    models = [(name, *_model(name, source, job)) for name, source in job.models]
+    settings = _settings(job, config)
+    _claim(job.out, settings)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name, ref, store in models:
+        _draw(job, config, name, ref, store, samples, device)
+    if job.shard[1] > 1:
+        return None
+    scorings = _Scorings(job, config, device)
+    cells = {name: _scores(job, name, samples, scorings) for name, _, _ in models}
+    cells = _with_earlier(job.out, cells)
+    columns = _columns(cells, config)
+    title = f"T2I-CompBench, {config.judge.t2i_compbench.mode} mode"
+    write_tables(job.out, title, columns, cells, settings)
+    return text_table(title, columns, cells)
+
+
+def parse_model(text: str) -> tuple[str, str]:
+    """("sdxl", "stabilityai/...") of "sdxl=stabilityai/..."; without a name, one is made from the source."""
+    name, has_name, source = text.partition("=")
+    source = source if has_name else text
+    name = name if has_name else Path(text).name
+    if not name or not source or "/" in name or name.startswith("."):
+        raise ConfigError(f"--model is {text!r}: must be NAME=SOURCE, with a name that can be a folder")
+    return name, source
+
+
+def _model(name: str, source: str, job: Job) -> tuple[ModelRef, Store]:
+    """A checkpoint, or RUN or RUN@ROUND: the policy that a run published last, or after that round (0 = its base)."""
+    run_, _, round_ = source.rpartition("@") if "@" in source else (source, "", "")
+    if (Path(run_) / "config.yaml").is_file():
+        config, store = load_run(run_)
+        published = weights.versions(store, "policy")
+        if round_ and not round_.isdecimal():
+            raise ConfigError(f"--model {name}={source}: the round after @ must be a number")
+        version = int(round_) - 1 if round_ else (published[-1] if published else -1)
+        if version not in (-1, *published):
+            raise ConfigError(
+                f"--model {name}={source}: published rounds are {[v + 1 for v in published]} (0: the base)"
+            )
+        policy = Plan(config=config).policy(version)
+        return ModelRef(**{**asdict(policy), "num_steps": job.num_steps, "guidance": job.guidance}), store
+    check_checkpoint(checkpoint_path(source))
+    ref = ModelRef(name=name, checkpoint=source, num_steps=job.num_steps, guidance=job.guidance)
+    return ref, open_store("memory://", create=True)
+
+
+def _settings(job: Job, config: Config) -> dict[str, Any]:
+    return {
+        "images_per_prompt": job.images,
+        "prompts_per_category": job.limit,
+        "first_seed": FIRST_SEED,
+        "num_steps": job.num_steps,
+        "guidance": job.guidance,
+        "dtype": config.gallery.dtype,
+        "metrics": asdict(config.judge.t2i_compbench),
+        "versions": versions(),
+    }
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Scores of one folder are made under one set of settings; only library versions may move on."""
+    path = out / "settings.json"
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        if differing := [key for key, value in settings.items() if key != "versions" and old.get(key) != value]:
+            raise ConfigError(
+                f"--out {str(out)!r} holds an evaluation with another {', '.join(differing)}: give the same settings "
+                f"({path}), or another --out"
+            )
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+    except OSError as error:
+        raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
+
+
+def _draw(
+    job: Job,
+    config: Config,
+    name: str,
+    ref: ModelRef,
+    store: Store,
+    samples: dict[str, list[Sample]],
+    device: torch.device,
+) -> None:
+    gallery = Gallery(store, replace(config.gallery, max_loaded=1), device)
+    for category, chosen in samples.items():
+        draw_samples(
+            job.out / name / category,
+            chosen,
+            lambda prompts, seeds: gallery.draw(ref, prompts, seeds).images,
+            batch=config.gallery.batch,
+            progress=_progress(f"{name}, {category}"),
+            shard=job.shard,
+        )
+
+
+class _Scorings:
+    """The metrics' models, loaded once for all models and categories."""
+
+    def __init__(self, job: Job, config: Config, device: torch.device) -> None:
+        self.metrics = Metrics(config.judge.t2i_compbench, device)
+        self.realism: dict[str, Scoring] = {}
+        if job.realism.clip_score:
+            self.realism["clip_score"] = self.metrics.clip
+        if job.realism.aesthetic:
+            head = Aesthetic(Clip(job.realism.aesthetic_clip, device), job.realism.aesthetic)
+            self.realism["aesthetic"] = lambda _, image: head.score(image)
+        if job.realism.image_reward:
+            model = load_any_reward(job.realism.image_reward).to(device).eval().requires_grad_(False)
+            ensemble = RewardEnsemble({"image_reward": model})
+            self.realism["image_reward"] = lambda prompt, image: score_any_size(ensemble, [image], [prompt])[0][
+                "image_reward"
+            ]
+
+
+def _scores(job: Job, name: str, samples: dict[str, list[Sample]], scorings: _Scorings) -> dict[str, Mean]:
+    found: dict[str, Mean] = {}
+    realism: dict[str, tuple[list[str], list[float]]] = {key: ([], []) for key in scorings.realism}
+    for category, chosen in samples.items():
+        folder, told = job.out / name / category, _progress(f"{name}, {category}")
+        prompts = [sample.prompt for sample in chosen]
+        parts = [
+            score_samples(folder, where, chosen, lambda p, i, m=metric: m(scorings.metrics, p, i), told)
+            for where, metric in METRICS[category]
+        ]
+        scores = parts[0]
+        if category == "complex":
+            scores = combined(prompts, parts)
+            write_result(folder / "annotation_3_in_1", [sample.number for sample in chosen], scores)
+        found[category] = score_of(prompts, scores)
+        for key, scoring in scorings.realism.items():
+            realism[key][0].extend(prompts)
+            realism[key][1].extend(score_samples(folder, f"realism_{key}", chosen, scoring, told))
+    return found | {key: score_of(prompts, scores) for key, (prompts, scores) in realism.items()}
+
+
+def _with_earlier(out: Path, cells: Cells) -> Cells:
+    """Scores of earlier calls on the same folder stay in the table."""
+    path = out / "table.json"
+    if not path.is_file():
+        return cells
+    earlier = json.loads(path.read_text(encoding="utf-8"))["models"]
+    kept = {model: {name: Mean(**mean) for name, mean in scores.items()} for model, scores in earlier.items()}
+    return {
+        model: {**kept.get(model, {}), **cells.get(model, {})}
+        for model in [*kept, *(m for m in cells if m not in kept)]
+    }
+
+
+def _columns(cells: Cells, config: Config) -> list[Column]:
+    there = {name for scores in cells.values() for name in scores}
+    models = asdict(config.judge.t2i_compbench)
+    return [
+        Column(name=name, metric=metric.format(**models), comparable=name not in NOT_COMPARABLE)
+        for name, metric in METRIC_NAMES.items()
+        if name in there
+    ]
+
+
+def _progress(what: str) -> Callable[[str, int, int], None]:
+    return lambda part, done, total: log.info("%s: %s %d of %d", what, part, done, total)

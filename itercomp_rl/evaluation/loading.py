@@ -1,0 +1,19 @@
+"""Checkpoints of judges, with errors that name them."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from itercomp_rl.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+def from_checkpoint(load: Callable[..., T], checkpoint: str, **settings: Any) -> T:  # Any: whatever `load` takes
+    """What `load` makes of a folder or hub id. Raises: CheckpointError that names it."""
+    try:
+        return load(checkpoint, **settings)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint!r} cannot be loaded: {str(error).splitlines()[0]}. Give the folder of a downloaded "
+            "checkpoint, or a hub id that can be reached"
+        ) from error

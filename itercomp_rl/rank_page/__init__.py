@@ -1,0 +1,1 @@
+"""Where people rank images in a browser: the session behind the page, and the page."""

@@ -1,0 +1,148 @@
+"""`itercomp evaluate t2i-compbench` on tiny models of the real classes: files, table, resuming, refusals."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cluster.main import main
+from itercomp_rl.evaluation.benchmark_files import CATEGORIES, image_name
+from tests.judge_checkpoints import make_aesthetic_head, make_clip, make_depth, make_detector, make_vqa
+from tests.spacy_pipeline import spacy_pipeline
+
+PROMPTS = {
+    "color": ["a red circle and a blue square", "a green cup/a bowl"],
+    "shape": ["a square box and a round ball"],
+    "texture": ["a metallic car and a wooden desk"],
+    "spatial": ["a cat on the left of a dog"],
+    "3d_spatial": ["a cat in front of a dog"],
+    "numeracy": ["two dogs"],
+    "non_spatial": ["A woman is speaking on the phone."],
+    "complex": ["The black chair is on top of the blue rug.", "The sleek black cat sat next to the white pillow."],
+}
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    found = CliRunner().invoke(main, ["evaluate", "t2i-compbench", *arguments])
+    return found.exit_code, found.output
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The prompts and the metrics' models, as arguments."""
+    folder = tmp_path_factory.mktemp("judges")
+    (folder / "prompts").mkdir()
+    for category, prompts in PROMPTS.items():
+        (folder / "prompts" / f"{category}_val.txt").write_text("\r\n".join(prompts))
+    head = make_aesthetic_head(folder / "head.pth", 16)
+    clip = make_clip(folder / "clip")
+    models = {
+        "spacy": spacy_pipeline(),
+        "vqa": make_vqa(folder / "vqa"),
+        "clip": clip,
+        "detector": make_detector(folder / "detector"),
+        "depth": make_depth(folder / "depth"),
+    }
+    return [
+        *("--prompts", str(folder / "prompts"), "--images", "2", "--steps", "2"),
+        *("--clip-score", "--aesthetic", str(head), "--aesthetic-clip", str(clip), "--image-reward", "embedded:trunk"),
+        *(f"judge.t2i_compbench.{name}={value}" for name, value in models.items()),
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluated(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("out") / "bench"
+    code, output = invoke("--model", "tiny=embedded:base", "--out", str(out), *settings)
+    assert code == 0, output
+    return out, output
+
+
+def test_images_and_results_lie_where_the_benchmarks_tools_expect_them(evaluated: tuple[Path, str]) -> None:
+    out, _ = evaluated
+    names = {path.name for path in (out / "tiny" / "color" / "samples").iterdir()}
+    assert names == {image_name(prompt, 2 * i + n) for i, prompt in enumerate(PROMPTS["color"]) for n in range(2)}
+    for category, where in {
+        "color": "annotation_blip",
+        "spatial": "labels/annotation_obj_detection_2d",
+        "3d_spatial": "labels/annotation_obj_detection_3d",
+        "numeracy": "annotation_num",
+        "non_spatial": "annotation_clip",
+        "complex": "annotation_3_in_1",
+    }.items():
+        rows = json.loads((out / "tiny" / category / where / "vqa_result.json").read_text())
+        assert [row["question_id"] for row in rows] == list(range(2 * len(PROMPTS[category])))
+
+
+def test_three_in_one_is_made_of_the_three_results(evaluated: tuple[Path, str]) -> None:
+    folder = evaluated[0] / "tiny" / "complex"
+
+    def answers(where: str) -> list[float]:
+        return [float(row["answer"]) for row in json.loads((folder / where / "vqa_result.json").read_text())]
+
+    attribute, spatial, action = map(answers, ("annotation_blip", "annotation_obj_detection", "annotation_clip"))
+    found = answers("annotation_3_in_1")
+    assert found[0] == pytest.approx((attribute[0] + spatial[0]) / 2)  # "on top of": a spatial prompt
+    assert found[2] == pytest.approx((attribute[2] + spatial[2] + action[2]) / 3)  # "sat next to": both
+
+
+def test_the_table_names_what_is_not_comparable_with_n_and_errors(evaluated: tuple[Path, str]) -> None:
+    out, output = evaluated
+    tree = json.loads((out / "table.json").read_text())
+    assert set(tree["models"]["tiny"]) == {*CATEGORIES, "clip_score", "aesthetic", "image_reward"}
+    assert tree["models"]["tiny"]["color"]["n"] == 4
+    assert tree["models"]["tiny"]["clip_score"]["n"] == 2 * sum(map(len, PROMPTS.values()))
+    not_comparable = {name for name, column in tree["columns"].items() if not column["comparable"]}
+    assert not_comparable == {"spatial", "3d_spatial", "numeracy", "complex"}
+    with (out / "table.csv").open() as file:
+        assert {row["column"]: float(row["mean"]) for row in csv.DictReader(file)} == {
+            name: mean["mean"] for name, mean in tree["models"]["tiny"].items()
+        }
+    page = (out / "table.html").read_text()
+    assert "in place of UniDet" in page and "spatial*" in page
+    assert "not comparable" in output
+
+
+def test_a_second_model_joins_the_table_and_nothing_is_drawn_again(
+    evaluated: tuple[Path, str], settings: list[str]
+) -> None:
+    out, _ = evaluated
+    samples = sorted((out / "tiny").rglob("*.png"))
+    times = [path.stat().st_mtime_ns for path in samples]
+    code, output = invoke(
+        *("--model", "tiny=embedded:base", "--model", "other=embedded:spatial", "--category", "color"),
+        *("--out", str(out), *settings),
+    )
+    assert code == 0, output
+    assert [path.stat().st_mtime_ns for path in samples] == times
+    tree = json.loads((out / "table.json").read_text())
+    assert set(tree["models"]) == {"tiny", "other"}
+    assert "complex" in tree["models"]["tiny"] and "complex" not in tree["models"]["other"]
+
+
+def test_a_folder_of_other_settings_is_refused(evaluated: tuple[Path, str], settings: list[str]) -> None:
+    code, output = invoke("--model", "a=embedded:base", "--out", str(evaluated[0]), *settings, "--steps", "3")
+    assert code == 2
+    assert "another num_steps" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--model", "a/b=embedded:base"], 2, "NAME=SOURCE"),
+        (["--model", "x=embedded:none"], 3, "not shipped"),
+        (["--model", "x=embedded:base", "--category", "colour"], 2, "--category is 'colour'"),
+        (["--model", "x=embedded:base", "--shard", "2/2"], 2, "must be I/N"),
+        (["--model", "x=embedded:base", "judge.t2i_compbench.mode=best"], 2, "official, fixed"),
+        (["--model", "x=embedded:base", "--prompts", "nowhere"], 2, "cannot be read"),
+    ],
+)
+def test_a_mistake_ends_with_its_reason_and_writes_nothing(
+    arguments: list[str], code: int, reason: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("spacy", reason="the metrics need spaCy")
+    found, output = invoke(*arguments, "--out", str(tmp_path / "out"))
+    assert (found, reason in output) == (code, True), output
+    assert not (tmp_path / "out").exists()
