@@ -125,7 +125,12 @@ class RunByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-@main.group(cls=RunByDefault, subcommand_metavar="RUN|COMMAND [ARGS]...", no_args_is_help=True)
+@main.group(
+    cls=RunByDefault,
+    subcommand_metavar="RUN|COMMAND [ARGS]...",
+    no_args_is_help=True,
+    short_help="Measure every version of a run anew, or models on a benchmark.",
+)
 def evaluate() -> None:
     """Measure the versions of RUN anew (options: `evaluate run --help`), or any model on a benchmark."""
 
@@ -306,9 +311,8 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "itercomp", "_ITERCOMP_COMPLETE").source())
 
 
-@main.group(short_help="Work on the embedded world.")
-@main.command()
-@click.argument("source", metavar="RUN|STORE")
+@main.command(short_help="Let people rank a run's images in a browser.")
+@click.argument("source", metavar="RUN|STORE", shell_complete=complete_run)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to serve on; any but loopback asks a token."
 )
@@ -341,7 +345,7 @@ def rank(source: str, host: str, port: int, aspects: tuple[str, ...], folder: Pa
     click.echo(f"every ranking: {folder / 'all.csv'}")
 
 
-@main.group()
+@main.group(short_help="Work on the embedded world.")
 def shapes() -> None:
     """The embedded world."""
 
