@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test slow lint format clean
+.PHONY: help install quickstart tiny doctor test slow lint check format docs docs-serve build clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: .venv/installed  ## make .venv and install the project in it (CPU torch where there is no NVIDIA GPU)
 
@@ -24,6 +24,12 @@ install: .venv/installed  ## make .venv and install the project in it (CPU torch
 quickstart: install  ## run the main job: three rounds in the embedded world, about ten minutes on two cores
 	$(BIN)/itercomp run quickstart $(ARGS)
 
+tiny: install  ## a whole run in about a minute, to see every part at work
+	$(BIN)/itercomp run tiny $(ARGS)
+
+doctor: install  ## what this machine has and lacks
+	$(BIN)/itercomp doctor
+
 test: install  ## the fast tests
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -33,8 +39,23 @@ slow: install  ## the slow tests
 lint: install  ## format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 
+check: lint test  ## lint and the fast tests
+
+docs: .venv/docs  ## build the documentation into docs/_site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: .venv/docs  ## show the documentation while you write it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install -q -e '.[docs]'
+	touch $@
+
+build: install  ## a wheel in dist/
+	$(BIN)/pip wheel -q --no-deps -w dist .
+
 format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis docs/_site

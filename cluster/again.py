@@ -1,13 +1,14 @@
 """What can be asked of a finished run: measure its versions anew, draw with them. In this process, without Ray."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.gallery.text import TextGallery
+from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef
 from itercomp_rl.judges.choice import open_scorer
 from itercomp_rl.judges.scoring import Scorer
@@ -37,14 +38,14 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
         model.name: _grades(gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)))
         for model in models
     }
-    rounds = [model.name for model in models if model.version is not None]
+    rounds = [plan.policy(version).name for version in sorted(published) if version < plan.rounds]
     return aspects_of(grades, plan.policy(-1).name, rounds)
 
 
-def _grades(gallery: TextGallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
+def _grades(gallery: Gallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
     found: dict[str, list[Graded]] = {}
     for order in orders:
-        images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds)
+        images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
         for prompt, scores in zip(order.prompts, scorer.score(order.prompts, list(images)), strict=True):
             for aspect, score in scores.items():
                 found.setdefault(aspect, []).append(Graded(prompt=prompt.id, score=score.value, passed=score.passed))
@@ -65,7 +66,7 @@ def generate_image(
         raise ConfigError(f"--round is {round_}: published rounds of this run are {have} (0 is the base)")
     models = [plan.policy(version)] if not compare or version == -1 else [plan.policy(-1), plan.policy(version)]
     gallery = _gallery(config, store)
-    columns = [gallery.draw(model, [prompt] * len(seeds), seeds) for model in models]
+    columns = [gallery.draw(model, [prompt] * len(seeds), seeds).images for model in models]
     path = out or Path("".join(c if c.isalnum() else "-" for c in prompt)[:80] + ".png")
     titles = [_title(model) for model in models]
     save_grid(
@@ -81,8 +82,8 @@ def _title(model: ModelRef) -> str:
     return "base" if model.version is None else f"round {model.version + 1}"
 
 
-def _gallery(config: Config, store: Store) -> TextGallery:
-    return TextGallery(store, batch=config.gallery.batch, device=_device(), dtype=config.gallery.dtype, max_loaded=1)
+def _gallery(config: Config, store: Store) -> Gallery:
+    return Gallery(store, replace(config.gallery, max_loaded=1), _device())
 
 
 def _device() -> torch.device:

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from itercomp_rl.evaluation.benchmark_files import read_prompts, write_result
 from itercomp_rl.evaluation.clip import Aesthetic, Clip
 from itercomp_rl.evaluation.t2i_compbench import METRICS, NOT_COMPARABLE, Metrics, combined
 from itercomp_rl.evaluation.table import Cells, Column, score_of, text_table, write_tables
-from itercomp_rl.gallery.text import TextGallery
+from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import ModelRef
 from itercomp_rl.judges.reward import load_any_reward, score_any_size
 from itercomp_rl.models import checkpoint_path
@@ -168,12 +168,12 @@ def _draw(
     samples: dict[str, list[Sample]],
     device: torch.device,
 ) -> None:
-    gallery = TextGallery(store, batch=config.gallery.batch, device=device, dtype=config.gallery.dtype, max_loaded=1)
+    gallery = Gallery(store, replace(config.gallery, max_loaded=1), device)
     for category, chosen in samples.items():
         draw_samples(
             job.out / name / category,
             chosen,
-            lambda prompts, seeds: gallery.draw(ref, prompts, seeds),
+            lambda prompts, seeds: gallery.draw(ref, prompts, seeds).images,
             batch=config.gallery.batch,
             progress=_progress(f"{name}, {category}"),
             shard=job.shard,

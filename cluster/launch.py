@@ -14,29 +14,35 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
+from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, workers
 from itercomp_rl.config import config_from, to_tree
-from itercomp_rl.diffusion.checkpoint import check_checkpoint, check_sampler
-from itercomp_rl.errors import ConfigError, StuckError
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_sampler
+from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
 from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
-from itercomp_rl.metrics import RunLog
+from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
+from itercomp_rl.progress import terminal
 from itercomp_rl.roles import Team
-from itercomp_rl.rules import is_rank_file
-from itercomp_rl.schema import Config
+from itercomp_rl.rules import PLANNED, is_rank_file
+from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.store import Store, open_store
+from itercomp_rl.trackers import Run as TrackedRun
+from itercomp_rl.trackers import Trackers, check_trackers, dotted
+from itercomp_rl.utilisation import measured
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +69,30 @@ class StoreLedger:
         return self._store.find(version_place("policy", version)) is not None
 
 
+# Pipelines that a planned system can draw with.
+_CARRIERS = {
+    "rpg": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "omost": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "lmd": ("StableDiffusionPipeline", *GALLERY_ONLY),
+    "instance_diffusion": ("StableDiffusionPipeline", *GALLERY_ONLY),
+}
+
+
 def check_models(config: Config) -> None:
     """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
-    check_sampler(check_checkpoint(checkpoint_path(config.policy.model)), config.policy.sampler)
-    for member in config.gallery.members.values():
-        check_checkpoint(checkpoint_path(member.model))
+    pipeline = check_checkpoint(checkpoint_path(config.policy.model))
+    if pipeline in GALLERY_ONLY:
+        raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
+    for name, member in config.gallery.members.items():
+        checkpoint = config.policy.model if member.model == POLICY else member.model
+        found = check_checkpoint(checkpoint_path(checkpoint))
+        if member.system in PLANNED and found not in _CARRIERS[member.system]:
+            kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"
+            raise CheckpointError(
+                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an SD1.x "
+                f"or {kinds} checkpoint"
+            )
+    check_sampler(pipeline, config.policy.sampler)
 
 
 def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:
@@ -89,6 +114,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     plan = Plan(config=config)
     _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
     check_models(config)
+    check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)
     from itercomp_rl.memory import check_memory  # here: it imports every model class, and most mistakes show above
 
@@ -98,7 +124,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     with cluster(address), MemoryPeak() as peak:
         handles = start_workers(config)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
-        progress = RunLog(folder, tensorboard=config.tracking.tensorboard)
+        progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
             asyncio.run(_run(config, plan, store, handles, progress))
         finally:
@@ -109,6 +135,9 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
 
     facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}
     write_results(store, plan, folder, facts, versions())
+    from itercomp_rl.page.write import write_report
+
+    write_report(store, plan, folder)
     return folder
 
 
@@ -117,9 +146,32 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
     await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
     keeper = asyncio.create_task(_keep_store_small(store))
     try:
-        await run_rounds(plan, team, StoreLedger(store), progress)
+        async with measured(team, config, progress.record) as team:
+            await run_rounds(plan, team, StoreLedger(store), progress)
     finally:
         keeper.cancel()
+
+
+def open_trackers(config: Config, folder: Path) -> Trackers:
+    """The trackers that the config names, told of the run."""
+    settings = dotted(to_tree(config))
+    run = TrackedRun(project=config.tracking.project, name=config.run.name, folder=folder, settings=settings)
+    return Trackers(config.tracking.trackers, run)
+
+
+def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
+    """What trackers are shown after a round: at most tracking.images held-out images of its policy."""
+    num = plan.config.tracking.images
+    if not num:
+        return None
+
+    def pictures(round_: int) -> NDArray[np.uint8] | None:
+        order = plan.evaluation_orders(plan.policy(round_))[0]
+        if not store.has("evaluations", order.id):
+            return None  # the evaluation of the base and the gallery, before the first round
+        return store.get_rows("evaluations", order.id, "images", slice(0, num))
+
+    return pictures
 
 
 async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem, get_completion_class
 
+from itercomp_rl import errors
 from itercomp_rl.errors import IterCompError
 
 EXIT_CODES = {
@@ -18,6 +20,15 @@ EXIT_CODES = {
     "WorkerDiedError": 6,
     "StuckError": 7,
 }
+
+
+def exit_codes() -> str:
+    """The exit codes for the help, each with the first clause of its error's docstring."""
+    said = {code: str(getattr(errors, name).__doc__).partition(";")[0].rstrip(".") for name, code in EXIT_CODES.items()}
+    lines = [f"  {code}  {text}" for code, text in sorted({0: "Done", 1: "Anything else", **said}.items())]
+    return "\b\n" + "\n".join(
+        ["Exit codes (the last line of a failure says which setting, value or place, and the way out):", *lines]
+    )
 
 
 class Reasons(click.Group):
@@ -33,19 +44,46 @@ class Reasons(click.Group):
             sys.exit(code)
 
 
-@click.group(cls=Reasons, context_settings={"help_option_names": ["-h", "--help"]})
+def complete_config(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Shipped configs by name, and YAML files."""
+    from itercomp_rl.config import preset
+
+    names = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
+    found = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Runs under ./runs by name, and folders."""
+    names = [path.parent.name for path in Path("runs").glob("*/config.yaml")]
+    found = [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="dir")]
+
+
+@click.group(cls=Reasons, epilog=exit_codes(), context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="itercomp-rl", message="%(package)s %(version)s")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def main(verbose: bool) -> None:
     """IterComp: align a text-to-image model with a gallery of models, in a closed loop."""
+    handler = None
+    if sys.stderr.isatty():
+        from rich.logging import RichHandler
+
+        from itercomp_rl.progress import terminal
+
+        handler = RichHandler(console=terminal(), show_path=False, omit_repeated_times=False, markup=False)
     logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+        level=logging.WARNING,
+        format="%(message)s" if handler else "%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=[handler or logging.StreamHandler(sys.stderr)],
     )
     for name in ("itercomp_rl", "learners", "actors", "cluster"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-@main.command()
-@click.argument("config")
+@main.command(short_help="Run a config: gallery, rankings, rewards, policy.")
+@click.argument("config", shell_complete=complete_config)
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Continue the run that its folder holds.")
 @click.option(
@@ -62,6 +100,20 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
     click.echo((folder / "results.txt").read_text())
     click.echo(f"results: {folder / 'results.json'}")
     click.echo(f"images:  {folder / 'images.png'}")
+    click.echo(f"report:  {folder / 'report.html'}")
+
+
+@main.command(short_help="Write a run's report as one HTML file.")
+@click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; default: report.html in the run.")
+def report(run_folder: str, out: Path | None) -> None:
+    """Write the report of RUN, finished or not: one HTML file that needs no network."""
+    from cluster.launch import load_run
+    from itercomp_rl.page.write import write_report
+    from itercomp_rl.plan import Plan
+
+    config, store = load_run(run_folder)
+    click.echo(write_report(store, Plan(config=config), config.run_folder, out))
 
 
 class RunByDefault(click.Group):
@@ -73,13 +125,18 @@ class RunByDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-@main.group(cls=RunByDefault, subcommand_metavar="RUN|COMMAND [ARGS]...", no_args_is_help=True)
+@main.group(
+    cls=RunByDefault,
+    subcommand_metavar="RUN|COMMAND [ARGS]...",
+    no_args_is_help=True,
+    short_help="Measure every version of a run anew, or models on a benchmark.",
+)
 def evaluate() -> None:
     """Measure the versions of RUN anew (options: `evaluate run --help`), or any model on a benchmark."""
 
 
-@evaluate.command("run")
-@click.argument("run_folder", metavar="RUN")
+@evaluate.command("run", short_help="Measure every version of a run anew.")
+@click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True)
 @click.option(
     "--prompts", "file", type=click.Path(path_type=Path), help="Your own prompts, one a line, in place of a split."
@@ -190,9 +247,9 @@ def t2i_compbench(
     click.echo(f"tables: {out / 'table.html'}, table.json, table.csv")
 
 
-@main.command()
+@main.command(short_help="Draw a prompt with a version of a run.")
 @click.argument("prompt")
-@click.option("--run", "run_folder", required=True, help="Run folder or name.")
+@click.option("--run", "run_folder", required=True, help="Run folder or name.", shell_complete=complete_run)
 @click.option(
     "--round", "round_", type=int, help="Version after this round (1 = the first); default: the last one published."
 )
@@ -214,8 +271,8 @@ def generate(
     click.echo(path)
 
 
-@main.command()
-@click.argument("run_folder", metavar="RUN")
+@main.command(short_help="Write a version of RUN for diffusers and transformers.")
+@click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
 @click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="New folder for the models.")
 @click.option("--round", "round_", type=int, help="Version after this round (1 = the first); default: the last one.")
 @click.option("--licence", default="other", show_default=True, help="The Hub's identifier, such as openrail++.")
@@ -241,7 +298,7 @@ def export(
     )
 
 
-@main.command()
+@main.command(short_help="Upload an export to the Hugging Face Hub.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
@@ -252,8 +309,48 @@ def push(folder: Path, repo_id: str, private: bool) -> None:
     click.echo(upload(folder, repo_id, private=private))
 
 
-@main.command()
-@click.argument("source", metavar="RUN|STORE")
+@main.command(short_help="Say what this machine has and lacks.")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs live."
+)
+@click.option("--store", "store_url", help="Try this store's URL (one small object is written and deleted).")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(run_dir: Path, store_url: str | None, as_json: bool) -> None:
+    """Say what this machine has and lacks for a run, and how to get it; exit code 1 if a run cannot work."""
+    from dataclasses import asdict
+
+    from cluster.doctor import examine
+
+    findings = list(examine(run_dir.absolute(), store_url))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table("part", "state", "found", "what to do", show_lines=True)
+        styles = {"ok": "green", "look": "yellow", "missing": "bold red"}
+        for finding in findings:
+            state = f"[{styles[finding.state]}]{finding.state}[/]"
+            table.add_row(finding.part, state, escape(finding.found), escape(finding.way_out))
+        console = Console()
+        (console if console.is_terminal else Console(width=140)).print(table)
+    if any(finding.state == "missing" for finding in findings):
+        sys.exit(1)
+
+
+@main.command(short_help="Print a script for shell completion.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a completion script: `itercomp completion bash >> ~/.bashrc`."""
+    found = get_completion_class(shell)
+    assert found is not None, shell
+    click.echo(found(main, {}, "itercomp", "_ITERCOMP_COMPLETE").source())
+
+
+@main.command(short_help="Let people rank a run's images in a browser.")
+@click.argument("source", metavar="RUN|STORE", shell_complete=complete_run)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to serve on; any but loopback asks a token."
 )
@@ -286,7 +383,7 @@ def rank(source: str, host: str, port: int, aspects: tuple[str, ...], folder: Pa
     click.echo(f"every ranking: {folder / 'all.csv'}")
 
 
-@main.group()
+@main.group(short_help="Work on the embedded world.")
 def shapes() -> None:
     """The embedded world."""
 

@@ -159,6 +159,15 @@ def num_params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@cache
+def drawing_params(model: str) -> tuple[int, int]:
+    """Parameters of what draws in a chosen dtype (network and text encoders), and of the VAE, which is fp32."""
+    found = architecture(model)
+    family = FAMILIES[found.pipeline][1]
+    network = _build(WEIGHTS_NEEDED[found.pipeline][family.trainable_name], found.network, torch.float32)
+    return num_params(network) + found.text_params, num_params(_build("AutoencoderKL", found.vae, torch.float32))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Counts of parameters, and bytes that the backward pass of one image keeps: of the network, and of the VAE."""

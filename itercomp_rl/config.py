@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.rules import check
-from itercomp_rl.schema import Config, MemberConfig
+from itercomp_rl.schema import Config, MemberConfig, PlannerConfig
 
 
 def preset(name: str) -> Path:
@@ -80,7 +80,7 @@ def _read(path: Path) -> DictConfig:
 
 
 # Under these keys a file names new entries; everywhere else a key unknown to base.yaml is a mistake.
-_OPEN = {"gallery.members": MemberConfig}
+_OPEN = {"gallery.members": MemberConfig, "gallery.planners": PlannerConfig}
 
 
 def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:

@@ -41,5 +41,9 @@ class StuckError(IterCompError):
     """A piece of work took longer than actors.progress_timeout_s; the message names the role and the process."""
 
 
+class PlannerError(IterCompError):
+    """A planner gave no answer: its endpoint is down, slow or refuses, or its model cannot chat."""
+
+
 class PlanError(IterCompError):
     """A plan of a picture (regions, boxes, canvas) cannot be drawn as it is."""

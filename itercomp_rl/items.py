@@ -31,7 +31,17 @@ class ModelRef:
     version: int | None = None
     num_steps: int
     guidance: float = 1.0
+    system: str = "text"  # how it draws: a key of gallery.SYSTEMS
+    planner: str | None = None  # a key of gallery.planners, for systems that draw by plan
+    base_ratio: float = 0.5  # rpg: share of the whole prompt in every region
+    pooled: str = "last_region"  # rpg: which prompt the pooled embedding is of: last_region | base
+    attention_scale: float = 5.0  # lmd: how hard words are pulled into their boxes
+    reference_weight: float = 2.0  # lmd: of looking as when each object is drawn alone
+    grounding: str | None = None  # instance_diffusion: where its layers lie
+    scheduler: str | None = None  # sampler of the denoising steps; None: the family's deterministic one
+    negative: str | None = None  # negative prompt
     size_px: int | None = None  # side of the image; None: the checkpoint's own
+    dtype: str | None = None  # of the network; None: gallery.dtype
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

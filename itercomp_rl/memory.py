@@ -10,14 +10,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from itercomp_rl.architectures import Sizes, kept_bytes, num_params, sizes
+from itercomp_rl.architectures import Sizes, drawing_params, kept_bytes, num_params, sizes
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward_config
 from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.reward.preference import freeze
-from itercomp_rl.schema import Config, EngineConfig
+from itercomp_rl.schema import POLICY, Config, EngineConfig
 
 GIB = 2**30
 # What a process takes before it holds any model: Python, torch and Ray; and CUDA's context beside that.
@@ -170,16 +170,19 @@ def _roller(config: Config) -> dict[str, int]:
 
 
 def _sampler(config: Config) -> dict[str, int]:
-    width = DTYPES[config.gallery.dtype].itemsize
-    models = [(config.policy.model, config.policy.size_px)]
-    models += [(member.model, member.size_px) for member in config.gallery.members.values()]
-    held = sorted((_drawing_bytes(model, px, width) for model, px in models), reverse=True)
-    return {f"models (at most {config.gallery.max_loaded})": sum(held[: config.gallery.max_loaded])}
+    gallery = config.gallery
+    models = {(config.policy.model, gallery.dtype)}  # every round's policy draws, if only to be evaluated
+    models |= {
+        (config.policy.model if member.model == POLICY else member.model, member.dtype or gallery.dtype)
+        for member in gallery.members.values()
+    }
+    held = sorted((_drawing_bytes(model, DTYPES[dtype].itemsize) for model, dtype in models), reverse=True)
+    return {f"models (at most {gallery.max_loaded})": sum(held[: gallery.max_loaded])}
 
 
-def _drawing_bytes(model: str, resolution_px: int | None, width: int) -> int:
-    found = sizes(checkpoint_path(model), resolution_px)
-    return (found.network_params + found.text_params) * width + found.vae_params * 4
+def _drawing_bytes(model: str, width: int) -> int:
+    drawing, vae = drawing_params(checkpoint_path(model))
+    return drawing * width + vae * 4
 
 
 def _judge(config: Config) -> dict[str, int]:

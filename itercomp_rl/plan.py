@@ -10,7 +10,7 @@ import numpy as np
 
 from itercomp_rl.items import DrawOrder, ImageRef, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
-from itercomp_rl.schema import Config
+from itercomp_rl.schema import POLICY, Config, MemberConfig
 from itercomp_rl.seeds import seed_of
 
 BASE = "base policy"  # the policy before the first round, in tables
@@ -62,17 +62,30 @@ class Plan:
     def founders(self, round_: int) -> list[ModelRef]:
         """The configured members that join at `round_`."""
         members = self.config.gallery.members.items()
-        return [
-            ModelRef(
-                name=name,
-                checkpoint=member.model,
-                num_steps=member.num_steps,
-                guidance=member.guidance,
-                size_px=member.size_px,
-            )
-            for name, member in members
-            if member.join_round == round_
-        ]
+        return [self._member(name, member) for name, member in members if member.join_round == round_]
+
+    def _member(self, name: str, member: MemberConfig) -> ModelRef:
+        """A member of model "policy" draws with the policy that was there when it joined."""
+        policy = self.policy(member.join_round - 1) if member.model == POLICY else None
+        return ModelRef(
+            name=name,
+            checkpoint=policy.checkpoint if policy else member.model,
+            role=policy.role if policy else None,
+            version=policy.version if policy else None,
+            num_steps=member.num_steps,
+            guidance=member.guidance,
+            system=member.system,
+            planner=member.planner,
+            base_ratio=member.base_ratio,
+            pooled=member.pooled,
+            attention_scale=member.attention_scale,
+            reference_weight=member.reference_weight,
+            grounding=member.grounding,
+            scheduler=member.scheduler,
+            negative=member.negative,
+            size_px=member.size_px,
+            dtype=member.dtype,
+        )
 
     def newcomers(self, round_: int) -> list[ModelRef]:
         """Every model that joins the gallery at `round_`, last round's policy included."""

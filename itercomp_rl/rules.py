@@ -1,11 +1,22 @@
 """Which settings go together: every rule that one file of YAML can break, checked before any device is asked for."""
 
 import math
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
-from itercomp_rl.schema import Config
+from itercomp_rl.schema import Config, MemberConfig, PlannerConfig
+
+SYSTEMS = (
+    "text",
+    "rpg",
+    "omost",
+    "lmd",
+    "instance_diffusion",
+)  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
+PLANNED = ("rpg", "omost", "lmd", "instance_diffusion")  # those that need a planner
+DTYPES = ("fp32", "bf16", "fp16")
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -52,6 +63,7 @@ def _positive(config: Config) -> None:
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
         "actors.max_retries": config.actors.max_retries,
         "judge.margin": config.judge.margin,
+        "tracking.images": config.tracking.images,
     }.items():
         _require(value >= 0, key, value, "must be 0 or more")
 
@@ -142,6 +154,51 @@ def _attention(config: Config) -> None:
                 dtype != "fp32", key, kind, f"FlashAttention computes in bf16 or fp16, and this part's dtype is {dtype}"
             )
             _require(config.actors.device != "cpu", key, kind, "FlashAttention needs a GPU, and actors.device is 'cpu'")
+    if planned := [name for name, member in config.gallery.members.items() if member.system in PLANNED]:
+        why = f"gallery.members.{planned[0]} draws by plan, which acts on the attention layers: for text members alone"
+        _require(config.gallery.attention == "sdpa", "gallery.attention", config.gallery.attention, why)
+        _require(not config.gallery.compile, "gallery.compile", config.gallery.compile, why)
+
+
+def _planned(name: str, member: MemberConfig, planners: Mapping[str, PlannerConfig]) -> None:
+    key = f"gallery.members.{name}"
+    if member.system in PLANNED:
+        known = ", ".join(planners) or "none"
+        _require(member.planner in planners, f"{key}.planner", member.planner, f"must be of gallery.planners: {known}")
+    else:
+        _require(member.planner is None, f"{key}.planner", member.planner, f"system {member.system!r} has no planner")
+    _require(0 <= member.base_ratio <= 1, f"{key}.base_ratio", member.base_ratio, "must be from 0 to 1")
+    _one_of(f"{key}.pooled", member.pooled, ("last_region", "base"))
+    _require(member.attention_scale >= 0, f"{key}.attention_scale", member.attention_scale, "must be 0 or more")
+    _require(member.reference_weight >= 0, f"{key}.reference_weight", member.reference_weight, "must be 0 or more")
+    if member.system == "instance_diffusion":
+        _require(
+            bool(member.grounding),
+            f"{key}.grounding",
+            member.grounding,
+            "must name the file of InstanceDiffusion's layers",
+        )
+        _require(member.scheduler is None, f"{key}.scheduler", member.scheduler, "the system has a sampler of its own")
+    else:
+        _require(
+            member.grounding is None, f"{key}.grounding", member.grounding, "is for system instance_diffusion alone"
+        )
+
+
+def _planners(config: Config) -> None:
+    for name, planner in config.gallery.planners.items():
+        key = f"gallery.planners.{name}"
+        _one_of(f"{key}.kind", planner.kind, ("rule", "transformers", "openai"))
+        if planner.fallback is not None:
+            _one_of(f"{key}.fallback", planner.fallback, ("rule",))
+        if planner.kind != "rule":
+            _require(bool(planner.model), f"{key}.model", planner.model, f"kind {planner.kind!r} needs one")
+            _require(planner.max_tokens >= 1, f"{key}.max_tokens", planner.max_tokens, "must be 1 or more")
+        if planner.kind == "openai":
+            is_http = (planner.url or "").startswith(("http://", "https://"))
+            _require(is_http, f"{key}.url", planner.url, "must be an address such as http://localhost:8000/v1")
+            _require(planner.timeout_s > 0, f"{key}.timeout_s", planner.timeout_s, "must be above 0")
+            _require(planner.max_retries >= 0, f"{key}.max_retries", planner.max_retries, "must be 0 or more")
 
 
 def require_spacy() -> None:
@@ -195,8 +252,9 @@ def check(config: Config) -> None:
     _positive(config)
     _shares(config)
     _engines(config)
+    _planners(config)
     p, policy = config.prompts, config.policy
-    _one_of("gallery.dtype", config.gallery.dtype, ("fp32", "bf16", "fp16"))
+    _one_of("gallery.dtype", config.gallery.dtype, DTYPES)
     _one_of("prompts.source", p.source, ("shapes", "files"))
     _one_of("judge.rule", config.judge.rule, ("official_fixed", "min_inversions"))
     _one_of("reward.on_bad_reward", config.reward.on_bad_reward, ("stop", "drop"))
@@ -210,6 +268,8 @@ def check(config: Config) -> None:
     _one_of("policy.sampler", policy.sampler, ("ddim", "ddpm", "euler", "renoise"))
     _attention(config)
     _one_of("actors.layout", config.actors.layout, ("shared", "separate"))
+    for tracker in config.tracking.trackers:
+        _one_of("tracking.trackers", tracker, ("tensorboard", "wandb", "mlflow", "trackio"))
     for aspect in p.aspects:
         _one_of("prompts.aspects", aspect, ASPECTS)
     for aspect in config.reward.weights:
@@ -231,6 +291,13 @@ def check(config: Config) -> None:
             name,
             "'policy-' names belong to this run's own policies",
         )
+        _one_of(f"gallery.members.{name}.system", member.system, SYSTEMS)
+        _planned(name, member, config.gallery.planners)
+        if member.dtype is not None:
+            _one_of(f"gallery.members.{name}.dtype", member.dtype, DTYPES)
+        if member.size_px is not None:
+            _require(member.size_px >= 8, f"gallery.members.{name}.size_px", member.size_px, "must be 8 or more")
+        _require(member.join_round >= 0, f"gallery.members.{name}.join_round", member.join_round, "must be 0 or more")
     _require(
         0 <= policy.mid_low <= policy.mid_high < policy.num_steps,
         "policy.mid_low..mid_high",

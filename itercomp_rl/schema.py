@@ -1,7 +1,9 @@
 """The settings of a run, as one tree of dataclasses. Units and reasons of every key stand in configs/base.yaml."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+POLICY = "policy"  # as a gallery member's model: the policy of this run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +44,42 @@ class MemberConfig:
     num_steps: int
     guidance: float = 1.0
     join_round: int = 0
+    system: str = "text"
+    planner: str | None = None
+    base_ratio: float = 0.5
+    pooled: str = "last_region"
+    attention_scale: float = 5.0
+    reference_weight: float = 2.0
+    grounding: str | None = None
+    scheduler: str | None = None
+    negative: str | None = None
     size_px: int | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerConfig:
+    kind: str
+    model: str | None = None
+    url: str | None = None
+    key_env: str | None = None
+    timeout_s: float = 60.0
+    max_retries: int = 3
+    max_tokens: int = 2048
+    fallback: str | None = "rule"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryConfig:
     members: dict[str, MemberConfig]
+    planners: dict[str, PlannerConfig] = field(default_factory=lambda: {"rule": PlannerConfig(kind="rule")})
     policy_joins: bool
     batch: int
     segment: int
     dtype: str
     max_loaded: int
-    attention: str
-    compile: bool
+    attention: str = "sdpa"
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +213,9 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    tensorboard: bool
+    trackers: list[str]
+    project: str
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)

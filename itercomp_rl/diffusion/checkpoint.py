@@ -9,6 +9,8 @@ from itercomp_rl.errors import CheckpointError, ConfigError
 # Pipeline class of model_index.json -> the components whose weights a policy needs, besides text encoders.
 WEIGHTS_NEEDED = {
     "StableDiffusionPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
+    "StableDiffusionGLIGENPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
+    "LLMGroundedDiffusionPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
     "StableDiffusionXLPipeline": {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
     "StableDiffusion3Pipeline": {"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"},
     "FluxPipeline": {"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL"},
@@ -21,6 +23,9 @@ SAMPLERS = {
     "StableDiffusion3Pipeline": _FLOW,
     "FluxPipeline": _FLOW,
 }
+
+# Drawn with by the gallery, never learned: the added layers would get no gradient.
+GALLERY_ONLY = ("StableDiffusionGLIGENPipeline", "LLMGroundedDiffusionPipeline")
 
 
 def check_checkpoint(folder_or_hub_id: str | Path) -> str:

@@ -21,6 +21,9 @@ from itercomp_rl.errors import CheckpointError, ConfigError
 
 FAMILIES: dict[str, tuple[type[DiffusionPipeline], Family]] = {
     "StableDiffusionPipeline": (StableDiffusionPipeline, StableDiffusion()),
+    # Stable Diffusion 1 with GLIGEN's layers, idle unless a gallery system gives boxes.
+    "StableDiffusionGLIGENPipeline": (StableDiffusionPipeline, StableDiffusion()),
+    "LLMGroundedDiffusionPipeline": (StableDiffusionPipeline, StableDiffusion()),
     "StableDiffusionXLPipeline": (StableDiffusionXLPipeline, StableDiffusionXL()),
     "StableDiffusion3Pipeline": (StableDiffusion3Pipeline, StableDiffusion3()),
     "FluxPipeline": (FluxPipeline, Flux()),

@@ -186,7 +186,7 @@ class Policy:
 
         guidance: as in `draw`.
         """
-        return denoise(self._guided(cond, guidance, None), latents, schedule, steps, generators)
+        return denoise(self.guided(cond, guidance, None), latents, schedule, steps, generators)
 
     def predict_x0(
         self,
@@ -210,7 +210,7 @@ class Policy:
         final = [last] if isinstance(last, int) else last
         if num_steps < 1 or max(final) >= schedule.num_steps or min(final) - num_steps + 1 < 0:
             raise ValueError(f"{num_steps} steps from step {index} leave the schedule of {schedule.num_steps} steps")
-        network = self._guided(cond, guidance, None)
+        network = self.guided(cond, guidance, None)
         latents = denoise(network, latents, schedule, (index, last), generators)
         output = network(latents, schedule.timesteps_at(last, latents), range(len(latents)))
         return schedule.x0(last, latents, output)
@@ -265,7 +265,7 @@ class Policy:
             raise ValueError(f"{len(cond)} prompts and {len(seeds)} seeds: give one seed per prompt")
         generators = image_generators(seeds)
         schedule = self.schedule(num_steps, kind)
-        network = self._guided(cond, guidance, negative)
+        network = self.guided(cond, guidance, negative)
         latents = denoise(network, self.start_latents(generators), schedule, (0, num_steps), generators)
         return as_uint8(self.decode(latents))
 
@@ -290,7 +290,11 @@ class Policy:
 
         return network
 
-    def _guided(self, cond: Conditioning, guidance: float | None, negative: Sequence[str] | None) -> Network:
+    def guided(self, cond: Conditioning, guidance: float | None, negative: Sequence[str] | None) -> Network:
+        """What denoising calls. Guidance above 1 doubles the batch: the unconditional rows first, then those of `cond`.
+
+        Raises: ConfigError for a negative prompt in vain.
+        """
         if negative is not None and (cond.guidance is not None or guidance is None or guidance <= 1):
             raise ConfigError(f"a negative prompt has no effect at guidance {guidance} of this policy: leave it unset")
         if guidance is not None and cond.guidance is not None:

@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-import spacy
-from spacy.tokens import Doc
+import spacy  # pyright: ignore[reportMissingImports]  # an extra
+from spacy.tokens import Doc  # pyright: ignore[reportMissingImports]
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.benchmark_files import BENCHMARK
@@ -76,7 +76,7 @@ class Language:
             if token.text in NUMBERS and follower.pos_ in ("NOUN", "PROPN"):
                 name = PLURALS.get(follower.text, follower.lemma_)
                 if mode == "fixed" or name in COUNTED:
-                    found.append((NUMBERS[token.text], COUNTED_NAMES.get(name, name)))
+                    found.append((NUMBERS[token.text], COUNTED_NAMES.get(name, name)))  # pyright: ignore[reportCallIssue, reportArgumentType]
         return found
 
 

@@ -1,5 +1,6 @@
 """The command line: help is quick, mistakes end in one line and their own exit code, before anything starts."""
 
+import resource
 import subprocess
 import sys
 import time
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cluster.main import main
+from cluster.main import EXIT_CODES, main
+from itercomp_rl import errors
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
@@ -25,6 +27,54 @@ def test_help_names_the_commands_and_imports_neither_torch_nor_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_help_costs_less_than_half_a_second_of_processor_time() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "cluster.main", "--help"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_every_exit_code_is_documented_in_the_help_and_belongs_to_an_error() -> None:
+    _, output = invoke("--help")
+    assert all(f"\n    {code}  " in output.partition("Exit codes")[2] for code in [0, 1, *EXIT_CODES.values()])
+    assert all(issubclass(getattr(errors, name), errors.IterCompError) for name in EXIT_CODES)
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_a_short_line_and_a_help_of_its_own(name: str) -> None:
+    code, output = invoke(name, "--help")
+    assert code == 0
+    assert main.commands[name].get_short_help_str()
+    assert output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_program(shell: str) -> None:
+    code, output = invoke("completion", shell)
+    assert code == 0
+    assert "_ITERCOMP_COMPLETE" in output
+
+
+def test_completion_offers_configs_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "quickstart" in completions("itercomp run qu", 2)
+    assert "mine" in completions("itercomp report mi", 2)
+
+
+def completions(words: str, place: int) -> str:
+    return (
+        CliRunner()
+        .invoke(
+            main,
+            prog_name="itercomp",
+            env={"_ITERCOMP_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(place)},
+        )
+        .output
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
@@ -33,10 +83,12 @@ def test_help_names_the_commands_and_imports_neither_torch_nor_ray() -> None:
         (["run", "nowhere.yaml"], 2, "does not exist"),
         (["run", "quickstart", "policy.model=/no/such/folder"], 3, "/no/such/folder"),
         (["run", "quickstart", "gallery.members.base.model=embedded:none"], 3, "not shipped"),
+        (["run", "quickstart", "gallery.members.base.system=rpg"], 2, "gallery.members.base.planner is None"),
         (["run", "quickstart", "prompts.gallery=100000"], 2, "lower the number"),
         (["run", "quickstart", "prompts.world.colours=[red,pink]"], 2, "'pink'"),
         (["evaluate", "no-such-run"], 2, "is no run"),
         (["generate", "a red circle", "--run", "no-such-run"], 2, "is no run"),
+        (["report", "no-such-run"], 2, "is no run"),
     ],
 )
 def test_a_mistake_ends_with_its_reason_and_exit_code(

@@ -6,6 +6,7 @@ import pytest
 
 from itercomp_rl.config import config_from, load_config, preset, to_tree
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.plan import Plan
 
 PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
 
@@ -58,6 +59,17 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("prompts.aspects=[beauty]", "prompts.aspects"),
         ("gallery.members.base.num_steps=0", "gallery.members.base.num_steps"),
         ("gallery.members.base.modle=x", "did you mean gallery.members.base.model"),
+        ("gallery.members.base.system=paint", "gallery.members.base.system is 'paint'"),
+        ("gallery.members.base.system=rpg", "gallery.members.base.planner is None"),
+        ("gallery.members.base.planner=rule", "has no planner"),
+        ("gallery.members.base.base_ratio=1.5", "gallery.members.base.base_ratio is 1.5"),
+        ("gallery.members.base.pooled=first", "gallery.members.base.pooled is 'first'"),
+        ("gallery.members.base.dtype=int8", "gallery.members.base.dtype is 'int8'"),
+        ("gallery.members.base.size_px=0", "gallery.members.base.size_px is 0"),
+        ("gallery.members.base.join_round=-1", "gallery.members.base.join_round is -1"),
+        ("gallery.planners.rule.kind=magic", "gallery.planners.rule.kind is 'magic'"),
+        ("gallery.planners.rule.knd=rule", "did you mean gallery.planners.rule.kind"),
+        ("gallery.planners.chat.kind=transformers", "gallery.planners.chat.model is None"),
         ("just-a-word", "not of the form key=value"),
         ("+policy.updates=3", "not of the form key=value"),
     ],
@@ -86,6 +98,22 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_lists_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="quickstart"):
         load_config("no-such-config")
+
+
+def test_a_member_that_draws_by_plan_with_the_policy_is_one_line_and_joins_with_the_policy_of_its_round() -> None:
+    member = "{model: policy, system: rpg, planner: rule, num_steps: 4, join_round: 1}"
+    plan = Plan(config=load_config("quickstart", [f"gallery.members.rpg={member}"]))
+    [model] = plan.founders(1)
+    assert (model.checkpoint, model.role, model.version) == (plan.config.policy.model, "policy", 0)
+    assert (model.system, model.planner, model.num_steps) == ("rpg", "rule", 4)
+    founder = Plan(config=load_config("quickstart", ["gallery.members.base.model=policy"])).founders(0)[0]
+    assert (founder.checkpoint, founder.role, founder.version) == (plan.config.policy.model, None, None)
+
+
+def test_an_endpoint_planner_needs_an_address() -> None:
+    far = "gallery.planners.far={kind: openai, model: m, url: 'localhost:8000'}"
+    with pytest.raises(ConfigError, match=r"gallery.planners.far.url is 'localhost:8000'"):
+        load_config("quickstart", [far])
 
 
 @pytest.mark.parametrize("key", ["judge.first_round", "judge.later_rounds", "evaluation.judge"])

@@ -1,0 +1,71 @@
+"""The checkpoints that a sampler has in memory, each once, however many gallery systems draw with it."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
+
+from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.policy import Policy
+from itercomp_rl.diffusion.published import load_published
+from itercomp_rl.items import ModelRef
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.store.store import Store
+
+T = TypeVar("T")
+
+
+class Backbones:
+    """Loads on first use and keeps the most recently used, up to `max_loaded` on `device`."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        device: torch.device,
+        dtype: str,
+        max_loaded: int,
+        attention: str = "sdpa",
+        is_compiled: bool = False,
+    ) -> None:
+        self.device, self.dtype = device, dtype
+        self._store, self._max_loaded = store, max_loaded
+        self._attention, self._is_compiled = attention, is_compiled
+        self._kept: dict[Hashable, Any] = {}  # Any: each key's maker knows its type
+
+    def policy(self, model: ModelRef) -> Policy:
+        """The model's checkpoint with the weights that its reference names, at the size it asks for."""
+        dtype = model.dtype or self.dtype
+        key = ("policy", model.checkpoint, model.role, model.version, dtype)
+        policy = self.kept(key, lambda: self._load(model, dtype))
+        if model.size_px is None:
+            return policy
+        # Another size needs no second copy of the weights, only other latents.
+        resized = Policy(policy.pipeline, policy.family, resolution_px=model.size_px)
+        resized.network = policy.network
+        return resized
+
+    def kept(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returned for this key; made (again) if it is not in memory, after the least used made room."""
+        if key in self._kept:
+            self._kept[key] = self._kept.pop(key)  # most recently used last
+            return self._kept[key]
+        while len(self._kept) >= self._max_loaded:
+            self._kept.pop(next(iter(self._kept)))
+        self._kept[key] = make()
+        return self._kept[key]
+
+    def num_loaded(self) -> int:
+        """How many checkpoints are in memory now."""
+        return len(self._kept)
+
+    def _load(self, model: ModelRef, dtype: str) -> Policy:
+        policy = load_policy(checkpoint_path(model.checkpoint), dtype=dtype, device=self.device)
+        if model.role is not None and model.version is not None:
+            load_published(policy, self._store, model.role, model.version)
+        check_attention("gallery.attention", self._attention, policy.dtype, self.device)
+        set_attention(policy.trainable, self._attention)
+        if self._is_compiled:
+            policy.network = torch.compile(policy.trainable)
+        return policy

@@ -1,0 +1,66 @@
+"""The gallery as one sampler sees it: every system by name, drawing in batches with backbones loaded once."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.gallery.backbone import Backbones
+from itercomp_rl.gallery.instance_diffusion.system import InstanceDiffusion
+from itercomp_rl.gallery.lmd import Lmd
+from itercomp_rl.gallery.omost import Omost
+from itercomp_rl.gallery.rpg import Rpg
+from itercomp_rl.gallery.system import Drawn, GallerySystem
+from itercomp_rl.gallery.text import TextSystem
+from itercomp_rl.items import ModelRef
+from itercomp_rl.planning.planners import Planners
+from itercomp_rl.schema import GalleryConfig
+from itercomp_rl.store.store import Store
+
+
+class Gallery:
+    """Draws with whichever system and model a reference names."""
+
+    def __init__(self, store: Store, settings: GalleryConfig, device: torch.device) -> None:
+        self.backbones = Backbones(
+            store,
+            device=device,
+            dtype=settings.dtype,
+            max_loaded=settings.max_loaded,
+            attention=settings.attention,
+            is_compiled=settings.compile,
+        )
+        self.planners = Planners(store, settings.planners, device)
+        self._batch = settings.batch
+        self._systems: dict[str, GallerySystem] = {}
+
+    def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
+        """Finished images, one per prompt and seed. Raises: ConfigError for an unknown system or unequal counts."""
+        if len(prompts) != len(seeds):
+            raise ConfigError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed per prompt")
+        system = self._system(model.system)
+        parts = [
+            system.draw(model, prompts[start : start + self._batch], seeds[start : start + self._batch])
+            for start in range(0, len(prompts), self._batch)
+        ]
+        return Drawn(
+            images=np.concatenate([part.images for part in parts]),
+            notes=tuple(note for part in parts for note in part.notes),
+        )
+
+    def _system(self, name: str) -> GallerySystem:
+        if name not in SYSTEMS:
+            raise ConfigError(f"system is {name!r}: must be one of {', '.join(SYSTEMS)}")
+        if name not in self._systems:
+            self._systems[name] = SYSTEMS[name](self)
+        return self._systems[name]
+
+
+SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {
+    "text": lambda gallery: TextSystem(gallery.backbones),
+    "rpg": lambda gallery: Rpg(gallery.backbones, gallery.planners),
+    "omost": lambda gallery: Omost(gallery.backbones, gallery.planners),
+    "lmd": lambda gallery: Lmd(gallery.backbones, gallery.planners),
+    "instance_diffusion": lambda gallery: InstanceDiffusion(gallery.backbones, gallery.planners),
+}

@@ -1,0 +1,78 @@
+"""A language model behind an endpoint of the OpenAI chat protocol; its key comes from the environment alone."""
+
+import os
+import random
+import time
+
+import httpx
+
+from itercomp_rl.errors import ConfigError, PlannerError
+from itercomp_rl.schema import PlannerConfig
+
+LONGEST_WAIT_S = 30.0
+
+
+class EndpointChat:
+    """Asks `url`/chat/completions; tries again, ever later, where that can help. Satisfies planners.Chat."""
+
+    num_parallel: int = 4
+
+    def __init__(self, settings: PlannerConfig, *, first_wait_s: float = 1.0) -> None:
+        """Raises: ConfigError if the variable that must hold the key is not set."""
+        self._settings, self._first_wait_s = settings, first_wait_s
+        self._key = os.environ.get(settings.key_env, "") if settings.key_env else ""
+        if settings.key_env and not self._key:
+            raise ConfigError(
+                f"a planner's key_env is {settings.key_env!r}, and that environment variable is not set here: set it "
+                "on every machine that samples, or set key_env to null for an endpoint without a key"
+            )
+
+    def answer(self, instruction: str, prompt: str) -> str:
+        """As planners.Chat says."""
+        reason = ""
+        for attempt in range(self._settings.max_retries + 1):
+            if attempt:
+                time.sleep(self._wait_s(attempt))
+            said, reason = self._try(instruction, prompt)
+            if said is not None:
+                return said
+        raise PlannerError(
+            f"{self._settings.url} gave no answer in {self._settings.max_retries + 1} tries, the last: {reason}"
+        )
+
+    def _wait_s(self, attempt: int) -> float:
+        """Twice as long every time, half of it random so that many samplers do not come back at once."""
+        longest = min(LONGEST_WAIT_S, self._first_wait_s * 2 ** (attempt - 1))
+        return longest * (0.5 + 0.5 * random.random())
+
+    def _try(self, instruction: str, prompt: str) -> tuple[str | None, str]:
+        """The answer, or None and why there may be one later. Raises: PlannerError if another try cannot help."""
+        settings = self._settings
+        body = {
+            "model": settings.model,
+            "max_tokens": settings.max_tokens,
+            "temperature": 0,
+            "messages": [{"role": "system", "content": instruction}, {"role": "user", "content": prompt}],
+        }
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        url = f"{str(settings.url).rstrip('/')}/chat/completions"
+        try:
+            response = httpx.post(url, json=body, headers=headers, timeout=settings.timeout_s)
+        except httpx.TransportError as error:
+            return None, self._hidden(f"{type(error).__name__} {error}")
+        if response.status_code == 429 or response.status_code >= 500:
+            return None, f"status {response.status_code}"
+        if response.status_code != 200:
+            raise PlannerError(f"{url} refused with status {response.status_code}: {self._hidden(response.text[:200])}")
+        try:
+            content = response.json()["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise PlannerError(
+                f"{url} did not answer in the OpenAI chat protocol: {self._hidden(response.text[:200])!r}"
+            ) from error
+        if not isinstance(content, str):
+            raise PlannerError(f"{url} answered with {type(content).__name__} where text was expected")
+        return content, ""
+
+    def _hidden(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text

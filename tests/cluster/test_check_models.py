@@ -1,0 +1,35 @@
+"""Gallery members whose checkpoint cannot serve their system stop a run before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.launch import check_models
+from itercomp_rl.config import load_config
+from itercomp_rl.errors import CheckpointError
+from tests.checkpoints import make_flux, make_sdxl
+from tests.layout_checkpoints import make_gligen
+
+
+@pytest.mark.parametrize("system", ["rpg", "omost"])
+def test_drawing_by_plan_needs_a_checkpoint_with_cross_attention(system: str, tmp_path: Path) -> None:
+    planned = f"num_steps: 2, system: {system}, planner: rule"
+    check_models(load_config("quickstart", [f"gallery.members.new={{model: {make_sdxl(tmp_path / 'xl')}, {planned}}}"]))
+    flux = make_flux(tmp_path / "flux")
+    with pytest.raises(CheckpointError, match=r"gallery.members.new.model .* a FluxPipeline"):
+        check_models(load_config("quickstart", [f"gallery.members.new={{model: {flux}, {planned}}}"]))
+    with pytest.raises(CheckpointError, match=r"gallery.members.new.model is 'policy', a FluxPipeline"):
+        check_models(
+            load_config("quickstart", [f"policy.model={flux}", f"gallery.members.new={{model: policy, {planned}}}"])
+        )
+
+
+def test_gligen_carries_boxes_but_is_never_the_policy(tmp_path: Path) -> None:
+    gligen = make_gligen(tmp_path / "gligen")
+    boxes = "num_steps: 2, system: lmd, planner: rule"
+    check_models(load_config("quickstart", [f"gallery.members.new={{model: {gligen}, {boxes}}}"]))
+    with pytest.raises(CheckpointError, match=r"policy.model is .* can only be a gallery member"):
+        check_models(load_config("quickstart", [f"policy.model={gligen}"]))
+    with pytest.raises(CheckpointError, match=r"system 'lmd' needs an SD1.x or GLIGEN checkpoint"):
+        sdxl = make_sdxl(tmp_path / "xl")
+        check_models(load_config("quickstart", [f"gallery.members.new={{model: {sdxl}, {boxes}}}"]))

@@ -1,0 +1,42 @@
+"""The doctor: what is missing comes with a way to get it, and looking leaves nothing behind."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cluster import doctor
+from cluster.main import main
+
+
+def test_every_finding_that_is_not_ok_says_what_to_do_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    findings = list(doctor.examine(tmp_path / "runs" / "deep", None))
+    assert {"python", "packages", "cpu", "gpu", "attention", "ray", "ray authentication", "store", "network ports"} <= {
+        finding.part for finding in findings
+    }
+    assert [finding for finding in findings if finding.state != "ok" and not finding.way_out] == []
+    assert [finding.found for finding in findings if finding.state == "missing"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_used_is_missing_and_ends_in_exit_code_1(tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.write_text("no folder")
+    found = CliRunner().invoke(main, ["doctor", "--json", "--run-dir", str(tmp_path), "--store", str(file)])
+    assert found.exit_code == 1
+    (store,) = [finding for finding in json.loads(found.stdout) if finding["part"] == "store"]
+    assert store["state"] == "missing"
+    assert "a file is there" in store["found"]
+
+
+def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(doctor, "RAY_PORTS", {port: "a test"})
+        (finding,) = doctor._network()
+    assert finding.state == "look"
+    assert f"{port} (a test)" in finding.found

@@ -1,0 +1,192 @@
+"""Every system through one protocol on tiny checkpoints of their real classes: batches, seeds, sharing, plans."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.gallery.gallery import SYSTEMS, Gallery
+from itercomp_rl.items import ModelRef
+from itercomp_rl.rules import SYSTEMS as KNOWN_SYSTEMS
+from itercomp_rl.schema import GalleryConfig, PlannerConfig
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store, open_store
+from tests.checkpoints import make_flux, make_sd, make_sdxl
+
+PROMPTS = [
+    "a red cup left of a blue box",
+    "a green ball",
+    "",
+    "a cat and a dog on the box",
+    "the red ball / on\n\na cup",
+]
+SEEDS = [3, 5, 7, 11, 13]
+PLAN_DRAWN = ("rpg", "omost")
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_sd(tmp_path_factory.mktemp("sd")))
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(make_sdxl(tmp_path_factory.mktemp("sdxl")))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Gallery:
+    """What most tests draw with: checkpoints are loaded once."""
+    return gallery(max_loaded=4)
+
+
+def gallery(max_loaded: int = 2, store: Store | None = None) -> Gallery:
+    settings = GalleryConfig(
+        members={},
+        planners={"rule": PlannerConfig(kind="rule")},
+        policy_joins=False,
+        batch=8,
+        segment=8,
+        dtype="fp32",
+        max_loaded=max_loaded,
+    )
+    return Gallery(store or open_store("memory://", create=True), settings, torch.device("cpu"))
+
+
+def ref(checkpoint: str, system: str = "text", **changes: object) -> ModelRef:
+    planner = "rule" if system in PLAN_DRAWN else None
+    model = ModelRef(name=system, checkpoint=checkpoint, num_steps=3, guidance=3.0, system=system, planner=planner)
+    return replace(model, **changes)  # type: ignore[arg-type]
+
+
+def test_the_rules_know_every_system_that_draws() -> None:
+    assert set(KNOWN_SYSTEMS) == set(SYSTEMS)
+
+
+@pytest.mark.parametrize("scheduler", [None, "dpmpp_2m_karras"])
+@pytest.mark.parametrize("system", ["text", *PLAN_DRAWN])
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_an_image_depends_on_its_seed_and_prompt_alone(
+    family: str, system: str, scheduler: str | None, request: pytest.FixtureRequest, shared: Gallery
+) -> None:
+    model = ref(request.getfixturevalue(family), system, scheduler=scheduler)
+    images = shared.draw(model, PROMPTS, SEEDS).images
+    assert images.shape == (5, 16, 16, 3)
+    assert images.dtype == np.uint8
+    assert np.array_equal(images, shared.draw(model, PROMPTS, SEEDS).images), "the same batch, bit for bit"
+    alone = [shared.draw(model, [p], [s]).images.astype(int) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert np.abs(images - np.concatenate(alone)).max() <= 1, "another batch, to rounding"
+    other = shared.draw(model, PROMPTS[:1] * 2, [3, 4]).images.astype(int)
+    assert np.abs(other[0] - other[1]).max() > 1, "another seed is another image"
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_one_region_of_the_whole_picture_is_the_plain_pipeline(
+    family: str, request: pytest.FixtureRequest, shared: Gallery
+) -> None:
+    checkpoint = request.getfixturevalue(family)
+    prompts = ["a red cup", "a blue box"]  # the rules make one region of each, with the prompt's own words
+    plain, planned = (shared.draw(ref(checkpoint, system), prompts, [1, 2]) for system in ("text", "rpg"))
+    assert [len(note["plan"]["cells"]) for note in planned.notes] == [1, 1]
+    assert np.abs(plain.images.astype(int) - planned.images).max() <= 1
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_a_canvas_without_parts_is_the_plain_pipeline(
+    family: str, request: pytest.FixtureRequest, shared: Gallery
+) -> None:
+    checkpoint = request.getfixturevalue(family)
+    plain, planned = (shared.draw(ref(checkpoint, system), [""], [1]) for system in ("text", "omost"))
+    assert planned.notes[0]["plan"]["parts"] == ()
+    assert np.abs(plain.images.astype(int) - planned.images).max() <= 1
+
+
+@pytest.mark.parametrize("system", PLAN_DRAWN)
+def test_a_plan_changes_the_picture_and_lies_beside_it(system: str, sdxl: str, shared: Gallery) -> None:
+    plain = shared.draw(ref(sdxl), PROMPTS[:1], [1]).images.astype(int)
+    planned = shared.draw(ref(sdxl, system), PROMPTS[:1], [1])
+    assert np.abs(plain - planned.images).max() > 1
+    assert planned.notes[0]["planner"] == "rule"
+    assert planned.notes[0]["fallback"] is None
+    assert planned.notes[0]["plan"]["prompt"] == PROMPTS[0]
+
+
+def test_the_pooled_embedding_is_a_choice_where_the_family_has_one(sd: str, sdxl: str, shared: Gallery) -> None:
+    for checkpoint, differs in ((sdxl, True), (sd, False)):
+        last, base = (
+            shared.draw(ref(checkpoint, "rpg", pooled=pooled), PROMPTS[:1], [1]).images
+            for pooled in ("last_region", "base")
+        )
+        assert (not np.array_equal(last, base)) == differs
+
+
+def test_a_base_ratio_of_one_leaves_only_the_pooled_embedding_of_a_plan(sdxl: str, shared: Gallery) -> None:
+    whole = shared.draw(ref(sdxl, "rpg", base_ratio=1.0, pooled="base"), PROMPTS[:1], [1]).images
+    assert np.abs(shared.draw(ref(sdxl), PROMPTS[:1], [1]).images.astype(int) - whole).max() <= 1
+
+
+def test_systems_of_one_checkpoint_share_one_backbone_that_is_left_as_it_was(sdxl: str) -> None:
+    drawing = gallery()
+    first = drawing.draw(ref(sdxl), PROMPTS, SEEDS).images
+    for system in PLAN_DRAWN:
+        drawing.draw(ref(sdxl, system), PROMPTS, SEEDS)
+    drawing.draw(ref(sdxl, size_px=32), PROMPTS, SEEDS)
+    assert drawing.backbones.num_loaded() == 1
+    assert np.array_equal(drawing.draw(ref(sdxl), PROMPTS, SEEDS).images, first)
+
+
+def test_a_failed_drawing_leaves_the_backbone_as_it_was(sdxl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = gallery()
+    first = drawing.draw(ref(sdxl), PROMPTS, SEEDS).images
+    with pytest.raises(ConfigError, match="num_steps"):
+        drawing.draw(ref(sdxl, "rpg", num_steps=5000), PROMPTS, SEEDS)
+    assert np.array_equal(drawing.draw(ref(sdxl), PROMPTS, SEEDS).images, first)
+
+
+def test_no_more_than_max_loaded_checkpoints_are_in_memory(sd: str, sdxl: str) -> None:
+    drawing = gallery(max_loaded=1)
+    for checkpoint in (sd, sdxl, sd):
+        drawing.draw(ref(checkpoint), PROMPTS[:1], [1])
+        assert drawing.backbones.num_loaded() == 1
+
+
+@pytest.mark.parametrize("system", ["text", *PLAN_DRAWN])
+def test_the_policy_of_a_run_is_a_backbone_too(system: str, sd: str) -> None:
+    store = open_store("memory://", create=True)
+    policy = load_policy(sd)
+    state = {name: t + 0.02 for name, t in policy.trainable.state_dict().items()}
+    weights.publish(store, "policy", 0, state, {})
+    drawing = gallery(store=store)
+    base = drawing.draw(ref(sd, system), PROMPTS[:1], [1]).images
+    learned = drawing.draw(ref(sd, system, role="policy", version=0), PROMPTS[:1], [1]).images
+    assert not np.array_equal(base, learned)
+    assert drawing.backbones.num_loaded() == 2
+
+
+def test_size_and_negative_prompt_are_each_member_s_own(sd: str, shared: Gallery) -> None:
+    assert shared.draw(ref(sd, size_px=32), PROMPTS[:1], [1]).images.shape == (1, 32, 32, 3)
+    plain, negative = (shared.draw(ref(sd, negative=text), PROMPTS[:1], [1]).images for text in (None, "a cat"))
+    assert not np.array_equal(plain, negative)
+
+
+@pytest.mark.parametrize("system", PLAN_DRAWN)
+def test_a_prompt_of_500_words_is_drawn(system: str, sd: str, shared: Gallery) -> None:
+    prompts = ["a red cup and a blue box " * 72, "cup " * 500]
+    assert shared.draw(ref(sd, system), prompts, [1, 2]).images.shape == (2, 16, 16, 3)
+
+
+@pytest.mark.parametrize("system", PLAN_DRAWN)
+def test_a_checkpoint_without_cross_attention_cannot_be_drawn_by_plan(system: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="SDXL checkpoint"):
+        gallery().draw(ref(str(make_flux(tmp_path)), system, size_px=16), PROMPTS[:1], [1])
+
+
+def test_an_unknown_system_and_unequal_counts_are_refused(sd: str) -> None:
+    with pytest.raises(ConfigError, match="must be one of text"):
+        gallery().draw(ref(sd, "paint"), PROMPTS, SEEDS)
+    with pytest.raises(ConfigError, match="one seed per prompt"):
+        gallery().draw(ref(sd), PROMPTS, SEEDS[:2])

@@ -1,0 +1,97 @@
+"""The report as a file: what it says, and that it needs nothing but itself."""
+
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from itercomp_rl.config import load_config
+from itercomp_rl.page.write import verdict, write_report
+from itercomp_rl.plan import Plan
+from itercomp_rl.results import Graded, aspects_of
+from itercomp_rl.store.store import open_store
+from tests.itercomp_rl.page.hand_made import HandMade
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(hand_made: HandMade, tmp_path_factory: pytest.TempPathFactory) -> Elements:
+    out = write_report(
+        hand_made.store, hand_made.plan, hand_made.folder, tmp_path_factory.mktemp("page") / "report.html"
+    )
+    return Elements(out.read_text(encoding="utf-8"))
+
+
+def test_a_report_fetches_nothing_and_runs_no_script(page: Elements) -> None:
+    assert not [tag for tag, _ in page.found if tag in ("script", "iframe", "object")]
+    links = [attrs.get(key) for _, attrs in page.found for key in ("src", "href", "xlink:href") if key in attrs]
+    assert links
+    assert [link for link in links if not str(link).startswith(("data:", "#"))] == []
+
+
+def test_ids_are_unique_and_links_within_the_page_arrive(page: Elements) -> None:
+    ids = Counter(attrs["id"] for _, attrs in page.found if "id" in attrs)
+    assert [id_ for id_, count in ids.items() if count > 1] == []
+    targets = [str(attrs["href"])[1:] for tag, attrs in page.found if tag == "a"]
+    assert [target for target in targets if target not in ids] == []
+
+
+def test_every_picture_and_plot_has_words(page: Elements) -> None:
+    pictures = [attrs.get("alt") for tag, attrs in page.found if tag == "img"]
+    plots = [attrs.get("aria-label") for tag, attrs in page.found if tag == "svg"]
+    assert len(pictures) > 8
+    assert len(plots) >= 8
+    assert all(pictures)
+    assert all(plots)
+
+
+def test_plots_use_the_colours_of_the_page_so_that_both_themes_work(page: Elements) -> None:
+    styles = " ".join(str(attrs.get("style")) for _, attrs in page.found)
+    assert "var(--ink)" in styles
+    assert "#0000" not in styles, "a stand-in colour was left"
+
+
+def test_the_report_says_the_scores_the_lineage_and_the_versions(page: Elements) -> None:
+    assert "by hand" in page.text
+    assert "0.250 ± 0.000" in page.text
+    assert "spatial 80 % of 40" in page.text.replace("\n", " ")
+    assert "embedded:base, 4 updates" in page.text
+    assert "This run has not finished" in page.text  # no results.json in the folder
+
+
+def test_a_run_that_has_done_nothing_has_a_report_that_says_so(tmp_path: Path) -> None:
+    plan = Plan(config=load_config("tiny", ["run.name=<b>new</b>"]))
+    text = write_report(open_store("memory://", create=True), plan, tmp_path).read_text(encoding="utf-8")
+    for sentence in ("No model has been evaluated yet", "No reward model has been published yet", "not begun to learn"):
+        assert sentence in text
+    assert "<b>new</b>" not in text
+    assert "&lt;b&gt;new" in text
+
+
+def test_the_verdict_calls_only_gains_beyond_two_errors_gains() -> None:
+    def graded(scores: list[float]) -> list[Graded]:
+        return [Graded(prompt=str(i), score=score, passed=False) for i, score in enumerate(scores)]
+
+    base = {"attribute": graded([0.1, 0.2, 0.3, 0.4]), "spatial": graded([0.1, 0.2, 0.3, 0.4])}
+    last = {"attribute": graded([0.5, 0.6, 0.7, 0.9]), "spatial": graded([0.0, 0.6, 0.1, 0.6])}
+    said = verdict(aspects_of({"base": base, "policy-0": last}, "base", ["policy-0"]))
+    # Means: attribute .25 -> .675, spatial .25 -> .325; over both .25 and .5.
+    assert said[0] == "Round 1 scores 0.500 in the mean over aspects; the base 0.250."
+    assert "a gain beyond twice its error" in said[1]
+    assert "within its error" in said[2]
