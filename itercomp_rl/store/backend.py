@@ -4,10 +4,12 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -16,6 +18,8 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from itercomp_rl.errors import StoreError
 from itercomp_rl.store.layout import attempt_name
+
+Buffer: TypeAlias = "bytes | memoryview"
 
 _ELSEWHERE = "or point store.url elsewhere"
 _WAYS_OUT = {
@@ -66,6 +70,38 @@ class Backend:
         with explaining(self.url, f"write {key}"):
             obstore.put(self.objects, key, data)
 
+    def write_new(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Put one object where there is none and where nobody looks yet, so not atomically; flushed where durable."""
+        with explaining(self.url, f"write {key}"):
+            if self.root is None:
+                obstore.put(self.objects, key, b"".join(parts))
+                return
+            path = self.root / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                for part in parts:
+                    file.write(part)
+                if self.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+
+    def read_into(self, key: str, buffers: Sequence[memoryview]) -> int | None:
+        """Fill the buffers with one object, if it has just their size; its size in bytes, None if there is none."""
+        expected = sum(buffer.nbytes for buffer in buffers)
+        with explaining(self.url, f"read {key}"), suppress(FileNotFoundError):
+            if self.root is None:
+                data = memoryview(obstore.get(self.objects, key).bytes())
+                if len(data) == expected:
+                    _deal(data, buffers)
+                return len(data)
+            with (self.root / key).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size == expected:
+                    for buffer in buffers:
+                        _read_all(file, buffer)
+                return size
+        return None
+
     def create(self, key: str, data: bytes, time_s: float) -> bool:
         """Put one object where there is none, all or nothing; False if there is one already.
 
@@ -92,13 +128,11 @@ class Backend:
         self._flush_directories_above(root, root / key)
 
     def flush(self, folder: str) -> None:
-        """Make a folder of written objects survive a power loss; object stores have done so by themselves."""
+        """Make the names of objects new in a folder survive a power loss; object stores have done so by themselves."""
         if self.root is None or not self.durable:
             return
         with explaining(self.url, f"flush {folder}"):
-            for directory, _, files in os.walk(self.root / folder):
-                for file in files:
-                    _flush(Path(directory, file))
+            for directory, _, _ in os.walk(self.root / folder):
                 _flush(Path(directory))
             self._flush_directories_above(self.root, self.root / folder)
 
@@ -109,10 +143,10 @@ class Backend:
             if directory == root:
                 return
 
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Keys below a prefix (whole steps of a key), sorted, and their sizes in bytes."""
+    def sizes(self, prefix: str, *, after: str | None = None) -> dict[str, int]:
+        """Keys below a prefix (whole steps of a key) and after a key, sorted, and their sizes in bytes."""
         with explaining(self.url, f"list {prefix}"):
-            batches = obstore.list(self.objects, prefix=prefix, chunk_size=1000)
+            batches = obstore.list(self.objects, prefix=prefix, offset=after, chunk_size=1000)
             return dict(sorted((meta["path"], meta["size"]) for batch in batches for meta in batch))
 
     def delete(self, key: str) -> None:
@@ -160,6 +194,22 @@ def connect(url: str, *, create: bool, durable: bool) -> Backend:
         if not create and not root.exists():
             raise StoreError(f"no store at {root.as_uri()}: check store.url, or create one there (create=True)")
         return Backend(url=root.as_uri(), objects=LocalStore(root, mkdir=create), root=root, durable=durable)
+
+
+def _deal(data: memoryview, buffers: Sequence[memoryview]) -> None:
+    begin = 0
+    for buffer in buffers:
+        buffer[:] = data[begin : begin + buffer.nbytes]
+        begin += buffer.nbytes
+
+
+def _read_all(file: FileIO, buffer: memoryview) -> None:
+    done = 0
+    while done < buffer.nbytes:  # one call reads 2 GiB at most
+        read = file.readinto(buffer[done:])
+        if not read:
+            raise OSError(errno.EIO, "the file shrank while it was read")
+        done += read
 
 
 def _flush(path: Path) -> None:

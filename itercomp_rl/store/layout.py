@@ -132,7 +132,7 @@ def group_metadata(attrs: Mapping[str, JSON]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayInfo:
-    """What a marker says of one array: how to read it, the sha256 of its bytes, what must lie in the store."""
+    """What a marker says of one array: how to read it, its sha256 (chunks.digest), what must lie in the store."""
 
     metadata: dict[str, Any]  # the array's zarr.json
     sha256: str

@@ -164,8 +164,9 @@ def _check(store: Store, commit: Commit) -> None:
     for key, document in documents.items():
         if store.backend.read(key) != encode_json(document):
             raise CorruptRecordError(f"{key} is missing or not as {commit.marker} says: write it again from there")
-    for name in commit.arrays:
+    for name, info in commit.arrays.items():
         store.read_array(commit, name)
+        store.check_objects(f"{commit.data}/{name}", info)
 
 
 def _folders(store: Store) -> list[str]:

@@ -1,6 +1,5 @@
 """Immutable records in a Zarr store: arrays first, a create-only marker last; without its marker nothing is there."""
 
-import hashlib
 import json
 import os
 import platform
@@ -9,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -17,6 +17,7 @@ import zarr
 from zarr.storage import ObjectStore, StorePath
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
+from itercomp_rl.store import chunks
 from itercomp_rl.store.backend import Backend, connect, explaining
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
@@ -131,7 +132,7 @@ class Store:
         self, folder: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]
     ) -> dict[str, ArrayInfo]:
         try:
-            self.backend.write(f"{folder}/zarr.json", encode_json(group_metadata(attrs)))
+            self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(attrs))])
             infos = {name: self._write_array(f"{folder}/{checked_name(name)}", array) for name, array in arrays.items()}
             self.backend.flush(folder)
         except StoreError:
@@ -141,15 +142,7 @@ class Store:
 
     def _write_array(self, path: str, array: np.ndarray) -> ArrayInfo:
         values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-        metadata = array_metadata(values.shape, values.dtype)
-        self.backend.write(f"{path}/zarr.json", encode_json(metadata))
-        if values.size:
-            with explaining(self.url, f"write {path}"):
-                self._zarr(path, metadata)[...] = values
-        sizes = self.backend.sizes(path)
-        return ArrayInfo(
-            metadata=metadata, sha256=_sha256(values), num_objects=len(sizes), num_bytes=sum(sizes.values())
-        )
+        return chunks.write_array(self.backend, path, values, array_metadata(values.shape, values.dtype))
 
     def _zarr(self, path: str, metadata: Any) -> zarr.Array:  # Any: a TypedDict inside zarr
         # Metadata comes from the caller, not from zarr.json: no look-ups of parents, and nothing unchecked is believed.
@@ -171,10 +164,16 @@ class Store:
         """Whether the record is published."""
         return self.backend.read(record_place(kind, id).marker) is not None
 
-    def ids(self, kind: str, prefix: str = "") -> list[str]:
-        """Sorted ids of the published records of a kind, those that begin with `prefix`."""
-        names = [key.rsplit("/", 1)[1] for key in self.backend.sizes(f"commits/{checked_name(kind)}")]
-        return sorted(name.removesuffix(".json") for name in names if name.startswith(prefix))
+    def ids(self, kind: str, prefix: str = "", *, after: str = "") -> list[str]:
+        """Sorted ids of the published records of a kind: those that begin with `prefix`, and sort after `after`.
+
+        A reader of ids that rise keeps the last one it saw as its cursor: an object store then lists only what is new.
+        """
+        folder = f"commits/{checked_name(kind)}"
+        # As keys, "a.json" sorts after "a-b.json" though "a" < "a-b": ask from before the suffix, compare ids here.
+        keys = self.backend.sizes(folder, after=f"{folder}/{checked_name(after)}" if after else None)
+        names = [key.rsplit("/", 1)[1].removesuffix(".json") for key in keys]
+        return sorted(name for name in names if name.startswith(prefix) and name > after)
 
     def commits(self, kind: str, prefix: str = "") -> list[Commit]:
         """Commits of `ids(kind, prefix)`, in their order."""
@@ -211,26 +210,28 @@ class Store:
         if name not in commit.arrays:
             raise MissingRecordError(f"{commit.marker} holds no array {name!r}, but {sorted(commit.arrays)}")
         info, path = commit.arrays[name], f"{commit.data}/{name}"
-        sizes = self.backend.sizes(path)  # Zarr reads a lost chunk as zeros
+        try:
+            if rows is None:
+                return chunks.read_array(self.backend, path, info)
+            self.check_objects(path, info)  # Zarr reads a lost chunk as zeros
+            with explaining(self.url, f"read {path}"):
+                return np.asarray(self._zarr(path, info.metadata)[rows])
+        except CorruptRecordError as error:
+            raise CorruptRecordError(f"{commit.marker}: {error}: {WAY_OUT}") from error
+        except ValueError as error:  # Zarr's crc32c codec
+            raise CorruptRecordError(f"{commit.marker}: {path} has a wrong chunk ({error}): {WAY_OUT}") from error
+
+    def check_objects(self, path: str, info: ArrayInfo) -> None:
+        """Raises: CorruptRecordError if the objects of an array are not as many and as long as they were written."""
+        sizes = self.backend.sizes(path)
         if len(sizes) != info.num_objects or sum(sizes.values()) != info.num_bytes:
             raise CorruptRecordError(
-                f"{path} has {len(sizes)} objects of {sum(sizes.values())} bytes where {commit.marker} says "
-                f"{info.num_objects} of {info.num_bytes}: {WAY_OUT}"
+                f"{path} has {len(sizes)} objects of {sum(sizes.values())} bytes in all where its marker says "
+                f"{info.num_objects} of {info.num_bytes}"
             )
-        try:
-            with explaining(self.url, f"read {path}"):
-                values = np.asarray(self._zarr(path, info.metadata)[... if rows is None else rows])
-        except ValueError as error:  # Zarr's crc32c codec
-            raise CorruptRecordError(f"{path} has a wrong chunk ({error}): {WAY_OUT}") from error
-        if rows is None and _sha256(values) != info.sha256:
-            raise CorruptRecordError(f"{path} does not match its sha256 in {commit.marker}: {WAY_OUT}")
-        return values
 
 
-def _sha256(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
-
-
+@cache
 def _software() -> dict[str, str]:
     try:
         own = version("itercomp-rl")
