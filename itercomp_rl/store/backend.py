@@ -6,19 +6,30 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from io import FileIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from itercomp_rl.errors import StoreError
+from itercomp_rl.errors import InvalidNameError, StoreError
+from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 from itercomp_rl.store.layout import attempt_name
 
+if TYPE_CHECKING:
+    from obstore._store import RetryConfig  # a type alone: the package does not export it
+
+# An object store that throttles or is away for a minute is waited for; after that the caller hears of it.
+_RETRIES: "RetryConfig" = {
+    "max_retries": 30,
+    "retry_timeout": timedelta(seconds=180),
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 2},
+}
 Buffer: TypeAlias = "bytes | memoryview"
 
 _ELSEWHERE = "or point store.url elsewhere"
@@ -55,7 +66,7 @@ class Backend:
     """
 
     url: str
-    objects: ObjectStore
+    objects: ObjectStore = field(repr=False)
     root: Path | None
     durable: bool
 
@@ -76,7 +87,7 @@ class Backend:
             if self.root is None:
                 obstore.put(self.objects, key, b"".join(parts))
                 return
-            path = self.root / key
+            path = self._path(self.root, key)
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("xb") as file:
                 for part in parts:
@@ -94,13 +105,19 @@ class Backend:
                 if len(data) == expected:
                     _deal(data, buffers)
                 return len(data)
-            with (self.root / key).open("rb", buffering=0) as file:
+            with self._path(self.root, key).open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size == expected:
                     for buffer in buffers:
                         _read_all(file, buffer)
                 return size
         return None
+
+    @staticmethod
+    def _path(root: Path, key: str) -> Path:
+        if any(step in ("", ".", "..") for step in key.split("/")):
+            raise InvalidNameError(f"{key!r} is not a key: it would lie elsewhere than it says")
+        return root / key
 
     def create(self, key: str, data: bytes, time_s: float) -> bool:
         """Put one object where there is none, all or nothing; False if there is one already.
@@ -180,11 +197,14 @@ class Backend:
 def connect(url: str, *, create: bool, durable: bool) -> Backend:
     """What a URL names: `file:///dir` or a path, `s3://`, `gs://`, `az://`, or `memory://`, a fresh one each time.
 
-    Credentials and endpoints come from the environment, as obstore reads them. Raises: StoreError.
+    Credentials and endpoints come from the environment, as obstore reads them. Raises: StoreError, also for a URL with
+    a password or a query in it, as the URL is written to configs and logs.
     """
+    if part := secret_part(url):
+        raise StoreError(f"store.url holds {part}, which would be written to configs and logs: {CREDENTIALS_WAY_OUT}")
     if url.startswith(("s3://", "gs://", "az://")):
         with explaining(url, "connect"):
-            return Backend(url=url, objects=from_url(url), root=None, durable=durable)
+            return Backend(url=url, objects=from_url(url, retry_config=_RETRIES), root=None, durable=durable)
     if url == "memory://":
         return Backend(url=url, objects=MemoryStore(), root=None, durable=durable)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) and not url.startswith("file:///"):

@@ -193,4 +193,16 @@ def decode_commit(marker: str, data: bytes) -> Commit:
         raise CorruptRecordError(f"marker {marker} cannot be read ({error}): {WAY_OUT}") from error
     if not is_sound:
         raise CorruptRecordError(f"marker {marker} does not match its checksum: {WAY_OUT}")
-    return Commit(**{**body, "arrays": {name: ArrayInfo(**info) for name, info in body["arrays"].items()}})
+    commit = Commit(**{**body, "arrays": {name: ArrayInfo(**info) for name, info in body["arrays"].items()}})
+    _check_place(commit)
+    return commit
+
+
+def _check_place(commit: Commit) -> None:
+    """A marker speaks of its own data alone, however it came to say otherwise."""
+    place = place_of_marker(commit.marker)
+    is_own = commit.data is None or (
+        commit.data.startswith(place.data) and _ATTEMPT.fullmatch(commit.data.removeprefix(place.data))
+    )
+    if not is_own or any(not _NAME.fullmatch(name) for name in commit.arrays):
+        raise CorruptRecordError(f"marker {commit.marker} names data that are not its own: {WAY_OUT}")
