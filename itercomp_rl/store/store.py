@@ -2,14 +2,11 @@
 
 import json
 import os
-import platform
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from itercomp_rl.store import chunks
 from itercomp_rl.store.backend import Backend, connect, explaining
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
+    HEADER,
     HEADER_KEY,
     JSON,
     SCHEMA,
@@ -37,6 +35,7 @@ from itercomp_rl.store.layout import (
     group_metadata,
     record_place,
 )
+from itercomp_rl.store.software import software
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ def open_store(url: str, *, create: bool = False, durable: bool = True) -> "Stor
     if create and backend.read(HEADER_KEY) is None:
         now = time.time()
         backend.check_create_only(now)
-        backend.create(HEADER_KEY, encode_json({"format": "itercomp-rl store", "schema": SCHEMA}), now)
+        backend.create(HEADER_KEY, encode_json(HEADER), now)
     header = backend.read(HEADER_KEY)
     if header is None:
         raise StoreError(f"no store at {backend.url}: check store.url, or create one there (create=True)")
@@ -111,7 +110,7 @@ class Store:
             attrs=dict(attrs),
             writer=writer,
             time_s=0.0,
-            software=_software(),
+            software=dict(software()),
         )
         encode_commit(commit)  # attrs that are not JSON fail before anything is written
         if folder:
@@ -229,12 +228,3 @@ class Store:
                 f"{path} has {len(sizes)} objects of {sum(sizes.values())} bytes in all where its marker says "
                 f"{info.num_objects} of {info.num_bytes}"
             )
-
-
-@cache
-def _software() -> dict[str, str]:
-    try:
-        own = version("itercomp-rl")
-    except PackageNotFoundError:
-        own = "a checkout, not installed"
-    return {"itercomp-rl": own, "zarr": zarr.__version__, "numpy": np.__version__, "python": platform.python_version()}

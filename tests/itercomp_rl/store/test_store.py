@@ -44,7 +44,7 @@ def test_a_record_comes_back_as_it_went_in(store: Store) -> None:
         assert record.arrays[name].dtype == array.dtype == commit.arrays[name].dtype
         assert record.arrays[name].shape == array.shape == commit.arrays[name].shape
     assert commit.id == "r0001-sdxl-p0000"
-    assert {"itercomp-rl", "zarr", "numpy", "python"} == commit.software.keys()
+    assert {"itercomp-rl", "code", "zarr", "numpy", "python"} == commit.software.keys()
     assert ":" in commit.writer
     assert verify(store) == []
 
