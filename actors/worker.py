@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from actors.telemetry import ProcessMeter
 from itercomp_rl.schema import Config
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
@@ -51,6 +52,7 @@ class Worker:
         self._spec, self._config = spec, config
         self._store = open_store(config.store_url, durable=config.store.durable)
         self._roles: dict[str, Any] = {}
+        self._meter = ProcessMeter(spec.label, cpus=spec.cpus, gpus=spec.gpus)
 
     def ready(self) -> dict[str, str | int]:
         """Where this process runs."""
@@ -69,7 +71,8 @@ class Worker:
         if role not in self._roles:
             spec = next(spec for spec in self._spec.roles if spec.name == role)
             self._roles[role] = MAKERS[spec.kind](self)
-        return getattr(self._roles[role], method)(*arguments)
+        with self._meter.call(role, method, arguments):
+            return getattr(self._roles[role], method)(*arguments)
 
     def make_sampler(self) -> Any:
         """A gallery sampler."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from cluster.status_cli import status as status_command
+from cluster.store_cli import store as store_commands
 from itercomp_rl.errors import IterCompError
 
 EXIT_CODES = {
@@ -42,6 +44,10 @@ def main(verbose: bool) -> None:
     )
     for name in ("itercomp_rl", "learners", "actors", "cluster"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+main.add_command(store_commands)
+main.add_command(status_command)
 
 
 @main.command()

@@ -20,6 +20,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from itercomp_rl.errors import InvalidNameError, StoreError
 from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 from itercomp_rl.store.layout import attempt_name
+from itercomp_rl.store.traffic import TRAFFIC
 
 if TYPE_CHECKING:
     from obstore._store import RetryConfig  # a type alone: the package does not export it
@@ -83,7 +84,8 @@ class Backend:
 
     def write_new(self, key: str, parts: Sequence[Buffer]) -> None:
         """Put one object where there is none and where nobody looks yet, so not atomically; flushed where durable."""
-        with explaining(self.url, f"write {key}"):
+        size = sum(memoryview(part).nbytes for part in parts)
+        with explaining(self.url, f"write {key}"), TRAFFIC.moving("write", size):
             if self.root is None:
                 obstore.put(self.objects, key, b"".join(parts))
                 return
@@ -99,7 +101,7 @@ class Backend:
     def read_into(self, key: str, buffers: Sequence[memoryview]) -> int | None:
         """Fill the buffers with one object, if it has just their size; its size in bytes, None if there is none."""
         expected = sum(buffer.nbytes for buffer in buffers)
-        with explaining(self.url, f"read {key}"), suppress(FileNotFoundError):
+        with explaining(self.url, f"read {key}"), suppress(FileNotFoundError), TRAFFIC.moving("read", expected):
             if self.root is None:
                 data = memoryview(obstore.get(self.objects, key).bytes())
                 if len(data) == expected:
