@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from actors.telemetry import RunMeter
+from actors.telemetry import RunMeter, put_again
 from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
 from itercomp_rl.loop import Advance, Progress
 from itercomp_rl.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
+from itercomp_rl.run_logs import log_context
 
 STATUS = "status.json"  # in the run folder: what the driver knew a moment ago
 
@@ -121,7 +122,7 @@ class MeteredProgress:
     @contextmanager
     def phase(self, name: str, total: int, round_: int) -> Iterator[Advance]:
         done = 0
-        with self._inner.phase(name, total, round_) as inner:
+        with log_context(round=round_, phase=name), self._inner.phase(name, total, round_) as inner:
 
             def advance(steps: int, metrics: Mapping[str, float]) -> None:
                 nonlocal done
@@ -137,6 +138,7 @@ async def keep_status(meter: RunMeter, folder: Path, every_s: float = 2.0) -> No
     """Write status.json again and again, whole each time, until cancelled."""
     while True:
         write_status(meter.tree(), folder)
+        put_again()
         await asyncio.sleep(every_s)
 
 

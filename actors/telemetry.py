@@ -6,7 +6,7 @@ called `ray_itercomp_x` there.
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -43,8 +43,8 @@ METRICS = {
         _spec("failures_total", "counter", "Calls that ended in an error.", "role", "method", "error"),
         _spec("store_bytes_total", "counter", "Bytes moved to and from the store.", "direction", "process"),
         _spec("store_seconds_total", "counter", "Seconds spent on that.", "direction", "process"),
-        _spec("process_devices", "gauge", "Devices a process holds: GPUs, or CPU cores.", "device", "process"),
         # set in the driver
+        _spec("devices", "gauge", "Devices that a role holds: GPUs, or CPU cores.", "role", "device"),
         _spec("queue_depth", "gauge", "Orders given to a role that no member works on yet.", "role"),
         _spec("members_busy", "gauge", "Members of a role that work.", "role"),
         _spec("members", "gauge", "Members of a role.", "role"),
@@ -79,16 +79,25 @@ def add(name: str, amount: float, **tags: str) -> None:
 
 def put(name: str, value: float, **tags: str) -> None:
     """Set a gauge."""
+    _GAUGES[name, tuple(sorted(tags.items()))] = value
     _metric(name).set(value, tags)
+
+
+def put_again() -> None:
+    """Set every gauge of this process to what it is: Ray exports a gauge only for a moment after it was set."""
+    for (name, tags), value in list(_GAUGES.items()):
+        _metric(name).set(value, dict(tags))
+
+
+_GAUGES: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
 
 class ProcessMeter:
     """What one worker process reports of itself."""
 
-    def __init__(self, process: str, *, cpus: float, gpus: float) -> None:
+    def __init__(self, process: str) -> None:
         self._process = process
         self._moved: defaultdict[str, float] = defaultdict(float)
-        put("process_devices", gpus or cpus, device="gpu" if gpus else "cpu", process=process)
 
     @contextmanager
     def call(self, role: str, method: str, arguments: tuple[Any, ...]) -> Iterator[None]:
@@ -135,15 +144,21 @@ class RoleSize:
 class RunMeter:
     """What the driver knows: orders given and done, the phase, training values. Also what `itercomp status` shows."""
 
-    def __init__(self, roles: Mapping[str, RoleSize], shared: RoleSize | None = None) -> None:
+    def __init__(
+        self,
+        roles: Mapping[str, RoleSize],
+        shared: RoleSize | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """shared: the processes that host all roles at once, where they do; devices are then counted by these."""
-        self.roles, self._shared = dict(roles), shared
+        self.roles, self._shared, self._clock = dict(roles), shared, clock
         self.given: Counter[str] = Counter()
         self.round, self.phase, self.done, self.total = 0, "", 0, 0
         self.values: dict[str, float] = {}
         self._busy: deque[tuple[float, dict[str, int]]] = deque()
         for role, size in self.roles.items():
             put("members", size.members, role=role)
+            put("devices", size.members * size.devices, role=role, device=size.device)
         self._note()
 
     @contextmanager
@@ -177,7 +192,7 @@ class RunMeter:
 
     def utilisation(self, window_s: float = 60.0) -> dict[str, float]:
         """Share of all devices of each sort that worked in the last seconds, counted by device, idle roles too."""
-        now = time.monotonic()
+        now = self._clock()
         self._note()
         begin = now - window_s
         worked: defaultdict[str, float] = defaultdict(float)
@@ -225,7 +240,7 @@ class RunMeter:
         }
 
     def _note(self) -> None:
-        self._busy.append((time.monotonic(), {role: self.busy(role) for role in self.roles}))
+        self._busy.append((self._clock(), {role: self.busy(role) for role in self.roles}))
         for role in self.roles:
             put("queue_depth", self.waiting(role), role=role)
             put("members_busy", self.busy(role), role=role)

@@ -34,6 +34,7 @@ from itercomp_rl.metrics import RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
+from itercomp_rl.run_logs import JsonLines
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
@@ -83,7 +84,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     check_models(config)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
-    with cluster(address), MemoryPeak() as peak:
+    with logging_to(config), cluster(address), MemoryPeak() as peak:
         handles = start_workers(config)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, tensorboard=config.tracking.tensorboard)
@@ -98,6 +99,24 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}
     write_results(store, plan, folder, facts, versions())
     return folder
+
+
+@contextmanager
+def logging_to(config: Config) -> Iterator[None]:
+    """The driver's lines also as JSON in <run folder>/log.jsonl, and on stderr where the config asks for it."""
+    lines = JsonLines(run=config.run.name, process="driver")
+    file = logging.FileHandler(config.run_folder / "log.jsonl", encoding="utf-8")
+    file.setFormatter(lines)
+    root = logging.getLogger()
+    root.addHandler(file)
+    for handler in root.handlers:
+        if config.tracking.json_logs:
+            handler.setFormatter(lines)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()
 
 
 async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, WorkerHandle], progress: RunLog) -> None:

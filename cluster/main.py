@@ -11,6 +11,7 @@ import click
 from cluster.status_cli import status as status_command
 from cluster.store_cli import store as store_commands
 from itercomp_rl.errors import IterCompError
+from itercomp_rl.run_logs import TextLines
 
 EXIT_CODES = {
     "ConfigError": 2,
@@ -39,9 +40,9 @@ class Reasons(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def main(verbose: bool) -> None:
     """IterComp: align a text-to-image model with a gallery of models, in a closed loop."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("itercomp_rl", "learners", "actors", "cluster"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 

@@ -146,6 +146,7 @@ class EvaluationConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     tensorboard: bool
+    json_logs: bool
 
 
 @dataclass(frozen=True, kw_only=True)
