@@ -166,6 +166,7 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".rayignore").write_text("*\n", encoding="utf-8")  # runs never travel with a job's working folder
         OmegaConf.save(OmegaConf.create(to_tree(config)), file)
     except OSError as error:
         raise ConfigError(f"run.dir is {config.run.dir!r}: {folder} cannot be written ({error})") from error

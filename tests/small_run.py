@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
-from itercomp_rl.config import load_config, to_tree
+from cluster.launch import prepare_folder
+from itercomp_rl.config import load_config
 from itercomp_rl.items import DrawOrder, RewardReport
 from itercomp_rl.plan import Plan
 from itercomp_rl.ranking import Ranking, rank_by_score
@@ -20,8 +20,8 @@ from itercomp_rl.store.store import Store, open_store
 def small_run(folder: Path) -> tuple[Config, Store]:
     """A run folder `folder`/small with settings and store: both rounds drawn, ranked, rewarded and published."""
     config = load_config("tiny", [f"run.dir={folder}", "run.name=small", "judge.later_rounds=oracle"])
+    prepare_folder(config, resume=False)
     store = open_store(config.store_url, create=True, durable=False)
-    OmegaConf.save(OmegaConf.create(to_tree(config)), config.run_folder / "config.yaml")
     plan = Plan(config=config)
     for round_ in range(config.run.rounds):
         for segment in range(len(plan.segments())):

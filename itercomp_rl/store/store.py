@@ -59,6 +59,8 @@ def open_store(url: str, *, create: bool = False, durable: bool = True) -> "Stor
         now = time.time()
         backend.check_create_only(now)
         backend.create(HEADER_KEY, encode_json(HEADER), now)
+        if backend.root is not None:
+            backend.create(".rayignore", b"*\n", now)  # a store inside a job's working folder does not travel with it
     header = backend.read(HEADER_KEY)
     if header is None:
         raise StoreError(f"no store at {backend.url}: check store.url, or create one there (create=True)")
