@@ -168,6 +168,22 @@ class Backend:
             batches = obstore.list(self.objects, prefix=prefix, offset=after, chunk_size=1000)
             return dict(sorted((meta["path"], meta["size"]) for batch in batches for meta in batch))
 
+    def names(self, folder: str, suffix: str, *, after: str = "") -> list[str]:
+        """Names of the objects right in a folder that end in a suffix, sorted; those after a name, where one is given.
+
+        A disk is asked for names alone, which is ten times quicker than asking for sizes too.
+        """
+        if self.root is None:
+            start = f"{folder}/{after}" if after else None
+            keys = [key.removeprefix(f"{folder}/") for key in self.sizes(folder, after=start)]
+        else:
+            with explaining(self.url, f"list {folder}"):
+                try:
+                    keys = os.listdir(self._path(self.root, folder))  # noqa: PTH208  # a Path each costs more than all
+                except FileNotFoundError:
+                    keys = []
+        return sorted(name for name in keys if name.endswith(suffix) and name > after)
+
     def delete(self, key: str) -> None:
         """Delete one object; fine if there is none."""
         with explaining(self.url, f"delete {key}"), suppress(FileNotFoundError):

@@ -170,11 +170,11 @@ class Store:
 
         A reader of ids that rise keeps the last one it saw as its cursor: an object store then lists only what is new.
         """
-        folder = f"commits/{checked_name(kind)}"
+        start = checked_name(after) if after else ""
         # As keys, "a.json" sorts after "a-b.json" though "a" < "a-b": ask from before the suffix, compare ids here.
-        keys = self.backend.sizes(folder, after=f"{folder}/{checked_name(after)}" if after else None)
-        names = [key.rsplit("/", 1)[1].removesuffix(".json") for key in keys]
-        return sorted(name for name in names if name.startswith(prefix) and name > after)
+        names = self.backend.names(f"commits/{checked_name(kind)}", ".json", after=start)
+        ids = (name.removesuffix(".json") for name in names)
+        return sorted(id_ for id_ in ids if id_.startswith(prefix) and id_ > after)
 
     def commits(self, kind: str, prefix: str = "") -> list[Commit]:
         """Commits of `ids(kind, prefix)`, in their order."""

@@ -111,6 +111,15 @@ def test_ids_are_sorted_and_filtered_by_their_beginning(store: Store) -> None:
     assert store.ids("pairs") == [] == store.commits("pairs")
 
 
+def test_ids_after_one_are_those_that_sort_after_it(store: Store) -> None:
+    ids = ["a", "a-b", "a.b", "a0", "b"]
+    for id_ in ids:
+        store.put("pairs", id_, {}, {})
+    for after in (*ids, "a-", "aa", "c"):
+        assert store.ids("pairs", after=after) == [id_ for id_ in sorted(ids) if id_ > after]
+    assert store.ids("pairs", "a", after="a-b") == ["a.b", "a0"]
+
+
 @pytest.mark.parametrize(("kind", "id_", "array"), [("..", "a", "x"), ("k", "../../a", "x"), ("k", "a", "../x")])
 def test_no_name_leaves_the_store(store: Store, kind: str, id_: str, array: str) -> None:
     before = keys(store)
