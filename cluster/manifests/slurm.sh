@@ -18,8 +18,8 @@ set -euo pipefail
 export RAY_AUTH_MODE=token   # the token lies in the home directory, which the nodes share
 ray get-auth-token --generate >/dev/null
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address="$head:$((20000 + SLURM_JOB_ID % 20000))"   # jobs that share a node do not meet
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")   # a pipe to head would end scontrol by SIGPIPE
+address="${nodes[0]}:$((20000 + SLURM_JOB_ID % 20000))"   # jobs that share a node do not meet
 
 exec srun --kill-on-bad-exit=1 ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --include-dashboard=false -- itercomp run "$@" --resume --address "$address"
