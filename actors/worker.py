@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from actors.telemetry import ProcessMeter
+from itercomp_rl.run_logs import JsonLines, TextLines, log_context, order_facts
 from itercomp_rl.schema import Config
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
@@ -40,7 +42,10 @@ class Worker:
 
         from itercomp_rl.store.store import open_store
 
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        handler = logging.StreamHandler()
+        as_json = config.tracking.json_logs
+        handler.setFormatter(JsonLines(run=config.run.name, process=spec.label) if as_json else TextLines())
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         _quiet_libraries()
         torch.set_num_threads(config.actors.threads)
         torch.set_flush_denormal(True)  # numbers too small to matter make CPU arithmetic many times slower
@@ -51,6 +56,7 @@ class Worker:
         self._spec, self._config = spec, config
         self._store = open_store(config.store_url, durable=config.store.durable)
         self._roles: dict[str, Any] = {}
+        self._meter = ProcessMeter(spec.label)
 
     def ready(self) -> dict[str, str | int]:
         """Where this process runs."""
@@ -69,7 +75,9 @@ class Worker:
         if role not in self._roles:
             spec = next(spec for spec in self._spec.roles if spec.name == role)
             self._roles[role] = MAKERS[spec.kind](self)
-        return getattr(self._roles[role], method)(*arguments)
+        facts = order_facts(arguments[0]) if arguments else {}
+        with log_context(role=role, **facts), self._meter.call(role, method, arguments):
+            return getattr(self._roles[role], method)(*arguments)
 
     def make_sampler(self) -> Any:
         """A gallery sampler."""

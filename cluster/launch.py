@@ -20,9 +20,12 @@ import ray
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
+from actors.metered import MeteredProgress, keep_status, metered
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
+from actors.telemetry import RunMeter
 from actors.worker import Worker, WorkerHandle, WorkerSpec
-from cluster.placement import check_room, workers
+from cluster.placement import check_room, role_sizes, workers
+from cluster.run_folder import load_run as load_run
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_sampler
 from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
@@ -36,9 +39,11 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
 from itercomp_rl.roles import Team
 from itercomp_rl.rules import PLANNED, is_rank_file
+from itercomp_rl.run_logs import JsonLines
 from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
+from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.store import Store, open_store
 from itercomp_rl.trackers import Run as TrackedRun
 from itercomp_rl.trackers import Trackers, check_trackers, dotted
@@ -121,7 +126,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)})
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
-    with cluster(address), MemoryPeak() as peak:
+    with logging_to(config), cluster(address), MemoryPeak() as peak:
         handles = start_workers(config)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
@@ -141,15 +146,38 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     return folder
 
 
+@contextmanager
+def logging_to(config: Config) -> Iterator[None]:
+    """The driver's lines also as JSON in <run folder>/log.jsonl, and on stderr where the config asks for it."""
+    lines = JsonLines(run=config.run.name, process="driver")
+    file = logging.FileHandler(config.run_folder / "log.jsonl", encoding="utf-8")
+    file.setFormatter(lines)
+    root = logging.getLogger()
+    root.addHandler(file)
+    for handler in root.handlers:
+        if config.tracking.json_logs:
+            handler.setFormatter(lines)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()
+
+
 async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, WorkerHandle], progress: RunLog) -> None:
     team = make_team(config, handles)
     await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
-    keeper = asyncio.create_task(_keep_store_small(store))
+    meter = RunMeter(*role_sizes(config))
+    keepers = [
+        asyncio.create_task(_keep_store_small(store)),
+        asyncio.create_task(keep_status(meter, config.run_folder)),
+    ]
     try:
         async with measured(team, config, progress.record) as team:
-            await run_rounds(plan, team, StoreLedger(store), progress)
+            await run_rounds(plan, metered(team, meter), StoreLedger(store), MeteredProgress(progress, meter))
     finally:
-        keeper.cancel()
+        for keeper in keepers:
+            keeper.cancel()
 
 
 def open_trackers(config: Config, folder: Path) -> Trackers:
@@ -175,18 +203,11 @@ def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
 
 
 async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:
-    """Old live weights are collected as the run goes on; what rounds published is kept."""
-    from itercomp_rl.store.retention import collect
-
+    """Old live weights are collected as the run goes on, what a killed writer left behind at its start."""
+    await asyncio.to_thread(collect_run, store, grace_s=60.0, now=time.time(), with_orphans=True)
     while True:
         await asyncio.sleep(every_s)
-        roles = [role for role in _roles(store) if not role.startswith("live-")]
-        keep = {(role, version) for role in roles for version in weights.versions(store, role)}
-        await asyncio.to_thread(collect, store, grace_s=60.0, now=time.time(), keep=keep)
-
-
-def _roles(store: Store) -> set[str]:
-    return {key.split("/")[1] for key in store.backend.sizes("versions")}
+        await asyncio.to_thread(collect_run, store, grace_s=60.0, now=time.time())
 
 
 def prepare_folder(config: Config, *, resume: bool) -> Path:
@@ -213,6 +234,7 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".rayignore").write_text("*\n", encoding="utf-8")  # runs never travel with a job's working folder
         OmegaConf.save(OmegaConf.create(to_tree(config)), file)
     except OSError as error:
         raise ConfigError(f"run.dir is {config.run.dir!r}: {folder} cannot be written ({error})") from error
@@ -326,21 +348,6 @@ def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     names = ("torch", "diffusers", "transformers", "ray", "deepspeed", "zarr", "numpy")
     return {name: metadata.version(name) for name in names}
-
-
-def load_run(run_: str | Path) -> tuple[Config, Store]:
-    """The config and store of a run folder, or of a run's name under ./runs. Raises: ConfigError if there is none."""
-    folder = Path(run_)
-    if not (folder / "config.yaml").exists():
-        folder = Path("runs") / str(run_)
-    file = folder / "config.yaml"
-    if not file.exists():
-        raise ConfigError(f"{str(run_)!r} is no run: give a run folder, or the name of one under ./runs")
-    tree = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(tree, dict)
-    tree["run"] |= {"dir": str(folder.absolute().parent), "name": folder.absolute().name}
-    config = config_from(tree)
-    return config, open_store(config.store_url, durable=config.store.durable)
 
 
 def write_json(path: Path, tree: Any) -> None:

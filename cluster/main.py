@@ -9,8 +9,11 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+from cluster.status_cli import status as status_command
+from cluster.store_cli import store as store_commands
 from itercomp_rl import errors
 from itercomp_rl.errors import IterCompError
+from itercomp_rl.run_logs import TextLines
 
 EXIT_CODES = {
     "ConfigError": 2,
@@ -72,14 +75,18 @@ def main(verbose: bool) -> None:
         from itercomp_rl.progress import terminal
 
         handler = RichHandler(console=terminal(), show_path=False, omit_repeated_times=False, markup=False)
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s" if handler else "%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[handler or logging.StreamHandler(sys.stderr)],
-    )
+    if handler is None:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(TextLines())
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    else:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     for name in ("itercomp_rl", "learners", "actors", "cluster"):
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+main.add_command(store_commands)
+main.add_command(status_command)
 
 
 @main.command(short_help="Run a config: gallery, rankings, rewards, policy.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from actors.telemetry import RoleSize
 from actors.worker import RoleSpec, WorkerSpec
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.schema import Config, RoleConfig
@@ -52,6 +53,22 @@ def workers(config: Config) -> list[WorkerSpec]:
         if spec.kind != "reward_learner"
     ]
     return found
+
+
+def role_sizes(config: Config) -> tuple[dict[str, RoleSize], RoleSize | None]:
+    """How many members each role has and what each holds; and the processes that all roles share, where they do."""
+    actors = config.actors
+    found: dict[str, RoleSize] = {}
+    for kind in ("policy_learner", "sampler", "judge", "roller", "reward_learner"):
+        role: RoleConfig = getattr(actors, f"{kind}s")
+        count = min(role.count, len(config.prompts.aspects)) if kind == "reward_learner" else role.count
+        devices, device = (role.gpus, "gpu") if role.gpus else (role.cpus, "cpu")
+        found[kind] = RoleSize(members=count, devices=devices, device=device)
+    if actors.layout != "shared":
+        return found, None
+    spec = workers(config)[0]
+    device = "gpu" if spec.gpus else "cpu"
+    return found, RoleSize(members=actors.processes, devices=spec.gpus or spec.cpus, device=device)
 
 
 def check_room(specs: list[WorkerSpec], resources: Mapping[str, float]) -> None:

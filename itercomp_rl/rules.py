@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.schema import Config, MemberConfig, PlannerConfig
+from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 
 SYSTEMS = (
     "text",
@@ -278,6 +279,8 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"reward.weights has no {missing[0]!r}: every aspect of prompts.aspects needs a weight (0 = ignore)"
         )
+    if part := secret_part(config.store.url or ""):
+        raise ConfigError(f"store.url holds {part}, which would be written to config.yaml: {CREDENTIALS_WAY_OUT}")
     _require(bool(config.gallery.members), "gallery.members", config.gallery.members, "must name at least one model")
     founders = [name for name, member in config.gallery.members.items() if member.join_round == 0]
     _require(

@@ -216,6 +216,7 @@ class TrackingConfig:
     trackers: list[str]
     project: str
     images: int
+    json_logs: bool
 
 
 @dataclass(frozen=True, kw_only=True)

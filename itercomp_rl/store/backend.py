@@ -4,18 +4,34 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
-from itercomp_rl.errors import StoreError
+from itercomp_rl.errors import InvalidNameError, StoreError
+from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 from itercomp_rl.store.layout import attempt_name
+from itercomp_rl.store.traffic import TRAFFIC
+
+if TYPE_CHECKING:
+    from obstore._store import RetryConfig  # a type alone: the package does not export it
+
+# An object store that throttles or is away for a minute is waited for; after that the caller hears of it.
+_RETRIES: "RetryConfig" = {
+    "max_retries": 30,
+    "retry_timeout": timedelta(seconds=180),
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+Buffer: TypeAlias = "bytes | memoryview"
 
 _ELSEWHERE = "or point store.url elsewhere"
 _WAYS_OUT = {
@@ -51,7 +67,7 @@ class Backend:
     """
 
     url: str
-    objects: ObjectStore
+    objects: ObjectStore = field(repr=False)
     root: Path | None
     durable: bool
 
@@ -65,6 +81,45 @@ class Backend:
         """Put one object, atomically, over any that is there."""
         with explaining(self.url, f"write {key}"):
             obstore.put(self.objects, key, data)
+
+    def write_new(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Put one object where there is none and where nobody looks yet, so not atomically; flushed where durable."""
+        size = sum(memoryview(part).nbytes for part in parts)
+        with explaining(self.url, f"write {key}"), TRAFFIC.moving("write", size):
+            if self.root is None:
+                obstore.put(self.objects, key, b"".join(parts))
+                return
+            path = self._path(self.root, key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                for part in parts:
+                    file.write(part)
+                if self.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+
+    def read_into(self, key: str, buffers: Sequence[memoryview]) -> int | None:
+        """Fill the buffers with one object, if it has just their size; its size in bytes, None if there is none."""
+        expected = sum(buffer.nbytes for buffer in buffers)
+        with explaining(self.url, f"read {key}"), suppress(FileNotFoundError), TRAFFIC.moving("read", expected):
+            if self.root is None:
+                data = memoryview(obstore.get(self.objects, key).bytes())
+                if len(data) == expected:
+                    _deal(data, buffers)
+                return len(data)
+            with self._path(self.root, key).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size == expected:
+                    for buffer in buffers:
+                        _read_all(file, buffer)
+                return size
+        return None
+
+    @staticmethod
+    def _path(root: Path, key: str) -> Path:
+        if any(step in ("", ".", "..") for step in key.split("/")):
+            raise InvalidNameError(f"{key!r} is not a key: it would lie elsewhere than it says")
+        return root / key
 
     def create(self, key: str, data: bytes, time_s: float) -> bool:
         """Put one object where there is none, all or nothing; False if there is one already.
@@ -92,13 +147,11 @@ class Backend:
         self._flush_directories_above(root, root / key)
 
     def flush(self, folder: str) -> None:
-        """Make a folder of written objects survive a power loss; object stores have done so by themselves."""
+        """Make the names of objects new in a folder survive a power loss; object stores have done so by themselves."""
         if self.root is None or not self.durable:
             return
         with explaining(self.url, f"flush {folder}"):
-            for directory, _, files in os.walk(self.root / folder):
-                for file in files:
-                    _flush(Path(directory, file))
+            for directory, _, _ in os.walk(self.root / folder):
                 _flush(Path(directory))
             self._flush_directories_above(self.root, self.root / folder)
 
@@ -109,11 +162,27 @@ class Backend:
             if directory == root:
                 return
 
-    def sizes(self, prefix: str) -> dict[str, int]:
-        """Keys below a prefix (whole steps of a key), sorted, and their sizes in bytes."""
+    def sizes(self, prefix: str, *, after: str | None = None) -> dict[str, int]:
+        """Keys below a prefix (whole steps of a key) and after a key, sorted, and their sizes in bytes."""
         with explaining(self.url, f"list {prefix}"):
-            batches = obstore.list(self.objects, prefix=prefix, chunk_size=1000)
+            batches = obstore.list(self.objects, prefix=prefix, offset=after, chunk_size=1000)
             return dict(sorted((meta["path"], meta["size"]) for batch in batches for meta in batch))
+
+    def names(self, folder: str, suffix: str, *, after: str = "") -> list[str]:
+        """Names of the objects right in a folder that end in a suffix, sorted; those after a name, where one is given.
+
+        A disk is asked for names alone, which is ten times quicker than asking for sizes too.
+        """
+        if self.root is None:
+            start = f"{folder}/{after}" if after else None
+            keys = [key.removeprefix(f"{folder}/") for key in self.sizes(folder, after=start)]
+        else:
+            with explaining(self.url, f"list {folder}"):
+                try:
+                    keys = os.listdir(self._path(self.root, folder))  # noqa: PTH208  # a Path each costs more than all
+                except FileNotFoundError:
+                    keys = []
+        return sorted(name for name in keys if name.endswith(suffix) and name > after)
 
     def delete(self, key: str) -> None:
         """Delete one object; fine if there is none."""
@@ -146,11 +215,14 @@ class Backend:
 def connect(url: str, *, create: bool, durable: bool) -> Backend:
     """What a URL names: `file:///dir` or a path, `s3://`, `gs://`, `az://`, or `memory://`, a fresh one each time.
 
-    Credentials and endpoints come from the environment, as obstore reads them. Raises: StoreError.
+    Credentials and endpoints come from the environment, as obstore reads them. Raises: StoreError, also for a URL with
+    a password or a query in it, as the URL is written to configs and logs.
     """
+    if part := secret_part(url):
+        raise StoreError(f"store.url holds {part}, which would be written to configs and logs: {CREDENTIALS_WAY_OUT}")
     if url.startswith(("s3://", "gs://", "az://")):
         with explaining(url, "connect"):
-            return Backend(url=url, objects=from_url(url), root=None, durable=durable)
+            return Backend(url=url, objects=from_url(url, retry_config=_RETRIES), root=None, durable=durable)
     if url == "memory://":
         return Backend(url=url, objects=MemoryStore(), root=None, durable=durable)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) and not url.startswith("file:///"):
@@ -160,6 +232,22 @@ def connect(url: str, *, create: bool, durable: bool) -> Backend:
         if not create and not root.exists():
             raise StoreError(f"no store at {root.as_uri()}: check store.url, or create one there (create=True)")
         return Backend(url=root.as_uri(), objects=LocalStore(root, mkdir=create), root=root, durable=durable)
+
+
+def _deal(data: memoryview, buffers: Sequence[memoryview]) -> None:
+    begin = 0
+    for buffer in buffers:
+        buffer[:] = data[begin : begin + buffer.nbytes]
+        begin += buffer.nbytes
+
+
+def _read_all(file: FileIO, buffer: memoryview) -> None:
+    done = 0
+    while done < buffer.nbytes:  # one call reads 2 GiB at most
+        read = file.readinto(buffer[done:])
+        if not read:
+            raise OSError(errno.EIO, "the file shrank while it was read")
+        done += read
 
 
 def _flush(path: Path) -> None:

@@ -30,6 +30,7 @@ HEADER_KEY = "store.json"
 CHUNK_BYTES = 16 * 2**20
 ATTEMPT_LIFETIME_S = 6 * 3600.0  # a writer slower than this may not publish: the collector could be deleting its data
 WAY_OUT = "restore it from a copy, or delete its marker and repeat the work that made it"
+HEADER = {"format": "itercomp-rl store", "schema": SCHEMA}
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -132,7 +133,7 @@ def group_metadata(attrs: Mapping[str, JSON]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayInfo:
-    """What a marker says of one array: how to read it, the sha256 of its bytes, what must lie in the store."""
+    """What a marker says of one array: how to read it, its sha256 (chunks.digest), what must lie in the store."""
 
     metadata: dict[str, Any]  # the array's zarr.json
     sha256: str
@@ -177,20 +178,46 @@ def encode_json(value: Mapping[str, Any]) -> bytes:
         raise StoreError(f"cannot be stored as JSON: {error}; convert it to plain numbers, strings, lists") from error
 
 
+def seal(name: str, body: Mapping[str, Any]) -> bytes:
+    """Bytes of a JSON document and the sha256 of its text, so that a flipped bit shows."""
+    return encode_json({"sha256": hashlib.sha256(encode_json(body)).hexdigest(), name: body})
+
+
+def unseal(name: str, key: str, data: bytes) -> dict[str, Any]:
+    """Inverse of `seal`. Raises: CorruptRecordError without a way out."""
+    try:
+        body = json.loads(data)[name]
+        is_sound = seal(name, body) == data  # no bit may differ, not even one JSON does not care about
+    except (ValueError, KeyError, TypeError, StoreError) as error:
+        raise CorruptRecordError(f"{key} cannot be read ({error})") from error
+    if not is_sound:
+        raise CorruptRecordError(f"{key} does not match its checksum")
+    return body
+
+
 def encode_commit(commit: Commit) -> bytes:
-    """Bytes of a marker: the commit and the sha256 of its text, so that a flipped bit shows."""
-    body = asdict(commit)
-    return encode_json({"sha256": hashlib.sha256(encode_json(body)).hexdigest(), "commit": body})
+    """Bytes of a marker."""
+    return seal("commit", asdict(commit))
 
 
 def decode_commit(marker: str, data: bytes) -> Commit:
     """Inverse of `encode_commit`. Raises: CorruptRecordError."""
     try:
-        outer = json.loads(data)
-        body = outer["commit"]
-        is_sound = outer["sha256"] == hashlib.sha256(encode_json(body)).hexdigest() and body["marker"] == marker
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptRecordError(f"marker {marker} cannot be read ({error}): {WAY_OUT}") from error
-    if not is_sound:
-        raise CorruptRecordError(f"marker {marker} does not match its checksum: {WAY_OUT}")
-    return Commit(**{**body, "arrays": {name: ArrayInfo(**info) for name, info in body["arrays"].items()}})
+        body = unseal("commit", f"marker {marker}", data)
+    except CorruptRecordError as error:
+        raise CorruptRecordError(f"{error}: {WAY_OUT}") from error
+    commit = Commit(**{**body, "arrays": {name: ArrayInfo(**info) for name, info in body["arrays"].items()}})
+    if commit.marker != marker:
+        raise CorruptRecordError(f"marker {marker} does not match its key, it says {commit.marker}: {WAY_OUT}")
+    _check_place(commit)
+    return commit
+
+
+def _check_place(commit: Commit) -> None:
+    """A marker speaks of its own data alone, however it came to say otherwise."""
+    place = place_of_marker(commit.marker)
+    is_own = commit.data is None or (
+        commit.data.startswith(place.data) and _ATTEMPT.fullmatch(commit.data.removeprefix(place.data))
+    )
+    if not is_own or any(not _NAME.fullmatch(name) for name in commit.arrays):
+        raise CorruptRecordError(f"marker {commit.marker} names data that are not its own: {WAY_OUT}")

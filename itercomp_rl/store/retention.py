@@ -5,14 +5,16 @@
 A reader that read a marker just before it was deleted has the grace period to finish loading.
 """
 
-import json
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 from itercomp_rl.errors import CorruptRecordError
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
+    HEADER,
+    HEADER_KEY,
     Commit,
     attempt_time,
     checked_name,
@@ -20,6 +22,9 @@ from itercomp_rl.store.layout import (
     folder_of,
     group_metadata,
     place_of_marker,
+    record_place,
+    seal,
+    unseal,
     version_place,
 )
 from itercomp_rl.store.store import Store
@@ -57,7 +62,7 @@ class Problem:
 def lease(store: Store, claim: Lease) -> None:
     """Keep a version from deletion until the claim expires; replaces the reader's earlier claim. Take it, then load."""
     version_place(claim.role, claim.version)
-    store.backend.write(f"leases/{checked_name(claim.reader)}.json", encode_json(asdict(claim)))
+    store.backend.write(f"leases/{checked_name(claim.reader)}.json", seal("lease", asdict(claim)))
 
 
 def release(store: Store, reader: str) -> None:
@@ -72,12 +77,7 @@ def leases(store: Store) -> list[Lease]:
         data = store.backend.read(key)
         if data is None:
             continue  # released since it was listed
-        try:
-            claims.append(Lease(**json.loads(data)))
-        except (ValueError, TypeError) as error:
-            raise CorruptRecordError(
-                f"{key} is not a lease ({error}): delete it once its reader is known to be gone"
-            ) from error
+        claims.append(_lease_of(key, data))
     return claims
 
 
@@ -88,40 +88,46 @@ def collect(
     now: float,
     keep_versions: int = MIN_VERSIONS,
     keep: Collection[tuple[str, int]] = (),
-    orphan_age_s: float = 4 * ATTEMPT_LIFETIME_S,
+    orphan_age_s: float | None = 4 * ATTEMPT_LIFETIME_S,
 ) -> Collected:
     """Delete old weights versions, marker first and data `grace_s` later, and data unpublished after `orphan_age_s`.
 
     Never deleted: leased versions, each role's newest `keep_versions`, those in `keep` as (role, version), and what
-    these are based on. Safe beside writers, readers and other collectors, and after one that was killed. Reads every
-    marker: call it once a round, not once an update.
-    Args: now: unix seconds. Raises: ValueError if keep_versions < 4 or orphan_age_s could reach a writer still at work.
+    these are based on. Safe beside writers, readers and other collectors, and after one that was killed. A reader must
+    take its lease before it looks for the marker, and load within `grace_s` or under a lease that has not expired.
+    Args: now: unix seconds. orphan_age_s: None leaves orphans; then the cost grows with the versions there are, and not
+    with the records, whose folders a search for orphans lists one by one.
+    Raises: ValueError if keep_versions < 4 or orphan_age_s could reach a writer still at work.
     """
     if keep_versions < MIN_VERSIONS:
         raise ValueError(
             f"keep_versions is {keep_versions}: must be {MIN_VERSIONS} or more, slow readers need old versions"
         )
-    if orphan_age_s < 2 * ATTEMPT_LIFETIME_S:
+    if orphan_age_s is not None and orphan_age_s < 2 * ATTEMPT_LIFETIME_S:
         raise ValueError(
             f"orphan_age_s is {orphan_age_s}: must be {2 * ATTEMPT_LIFETIME_S} or more, writers may still work"
         )
-    folders = _folders(store)  # before the markers: what is published in between is then known to be
-    commits = store.find_all(map(place_of_marker, [*store.backend.sizes("commits"), *store.backend.sizes("versions")]))
+    folders = _folders(store) if orphan_age_s is not None else []  # before the markers: those published since are known
+    commits = store.find_all(map(place_of_marker, store.backend.sizes("versions")))
     held = {(claim.role, claim.version) for claim in leases(store) if claim.expires_s > now} | set(keep)
     doomed = _doomed(commits, held, keep_versions)
     for commit in doomed:
-        store.backend.write(_tombstone(commit.data), encode_json({"retired_s": now}))
+        store.backend.write(_tombstone(commit.data), seal("note", {"retired_s": now}))
         store.backend.delete(commit.marker)
     live = {commit.data for commit in commits} - {commit.data for commit in doomed}
     retired, due = _retired(store, live, held, now - grace_s)
-    orphans = [key for key in folders if key not in live | retired and _is_old(key, now - orphan_age_s)]
+    orphans: list[str] = []
+    if orphan_age_s is not None:
+        old = [key for key in folders if key not in live | retired and _is_old(key, now - orphan_age_s)]
+        orphans = _without_marker(store, old, folders)
     for folder in due + orphans:
         store.backend.delete_folder(folder)
     for folder in due:
         store.backend.delete(_tombstone(folder))
-    for key in store.backend.sizes("staging"):
-        if _is_old(key, now - orphan_age_s):
-            store.backend.delete(key)
+    if orphan_age_s is not None:
+        for key in store.backend.sizes("staging"):
+            if _is_old(key, now - orphan_age_s):
+                store.backend.delete(key)
     return Collected(retired=[_version_of(commit) for commit in doomed], deleted=due + orphans)
 
 
@@ -130,7 +136,7 @@ def verify(store: Store) -> list[Problem]:
 
     Quiet stores only: beside a writer its unpublished data show as orphans, beside a collector records as missing.
     """
-    problems: list[Problem] = []
+    problems = _check_documents(store)
     live: set[str | None] = set()
     for marker in [*store.backend.sizes("commits"), *store.backend.sizes("versions")]:
         place = place_of_marker(marker)
@@ -144,9 +150,9 @@ def verify(store: Store) -> list[Problem]:
                 folder for folder in _folders(store) if folder.startswith(place.data)
             }  # one of them may be its own
             problems.append(Problem(kind="corrupt", key=marker, reason=str(error)))
-    retired, _ = _retired(store, live, set(), 0.0)
+    noted = {_folder_of_note(key) for key in store.backend.sizes("retired")}
     for folder in _folders(store):
-        if folder not in live | retired:
+        if folder not in live | noted:
             problems.append(
                 Problem(kind="orphan", key=folder, reason="data without a marker: the collector removes it")
             )
@@ -164,8 +170,39 @@ def _check(store: Store, commit: Commit) -> None:
     for key, document in documents.items():
         if store.backend.read(key) != encode_json(document):
             raise CorruptRecordError(f"{key} is missing or not as {commit.marker} says: write it again from there")
-    for name in commit.arrays:
+    for name, info in commit.arrays.items():
         store.read_array(commit, name)
+        store.check_objects(f"{commit.data}/{name}", info)
+
+
+def _check_documents(store: Store) -> list[Problem]:
+    """What is wrong with the small documents beside the records."""
+    problems = []
+    if store.backend.read(HEADER_KEY) != encode_json(HEADER):
+        problems.append(Problem(kind="corrupt", key=HEADER_KEY, reason=f"must be {encode_json(HEADER).decode()}"))
+    for name, decode in (("leases", _lease_of), ("retired", _retired_s)):
+        for key in store.backend.sizes(name):
+            data = store.backend.read(key)
+            try:
+                if data is not None:
+                    decode(key, data)
+            except CorruptRecordError as error:
+                problems.append(Problem(kind="corrupt", key=key, reason=str(error)))
+    return problems
+
+
+def _lease_of(key: str, data: bytes) -> Lease:
+    try:
+        return Lease(**unseal("lease", key, data))
+    except CorruptRecordError as error:
+        raise CorruptRecordError(f"{error}: delete it once its reader is known to be gone") from error
+
+
+def _retired_s(key: str, data: bytes) -> float:
+    try:
+        return unseal("note", key, data)["retired_s"]
+    except CorruptRecordError as error:
+        raise CorruptRecordError(f"{error}: delete it, its data then are an orphan") from error
 
 
 def _folders(store: Store) -> list[str]:
@@ -176,6 +213,19 @@ def _folders(store: Store) -> list[str]:
 def _is_old(key: str, before_s: float) -> bool:
     began_s = attempt_time(key)
     return began_s is not None and began_s <= before_s
+
+
+def _without_marker(store: Store, candidates: list[str], folders: list[str]) -> list[str]:
+    """Those of the folders that no marker names; a marker is read only where it could name another attempt."""
+    weights = [folder for folder in candidates if folder.startswith("weights/")]  # what lives of these was set apart
+    attempts = Counter(folder.rsplit("/", 1)[0] for folder in folders)
+    segments = [folder for folder in candidates if folder.startswith("segments/")]
+    published = set(store.backend.sizes("commits")) if segments else set()
+    places = {folder: record_place(*folder.split("/")[1:3]) for folder in segments}
+    found = [folder for folder in segments if places[folder].marker not in published]
+    rivals = [f for f in segments if places[f].marker in published and attempts[f.rsplit("/", 1)[0]] > 1]
+    named = {commit.data for commit in store.find_all(dict.fromkeys(places[folder] for folder in rivals))}
+    return sorted(weights + found + [folder for folder in rivals if folder not in named])
 
 
 def _version_of(commit: Commit) -> tuple[str, int]:
@@ -213,9 +263,13 @@ def _retired(
         if match is None or data is None or f"weights/{match[1]}" in live:
             continue  # live: a collector was killed between note and marker, and the version is wanted after all
         retired.add(f"weights/{match[1]}")
-        if json.loads(data)["retired_s"] <= before_s and (match[2], int(match[3])) not in held:
+        if _retired_s(key, data) <= before_s and (match[2], int(match[3])) not in held:
             due.append(f"weights/{match[1]}")
     return retired, due
+
+
+def _folder_of_note(key: str) -> str:
+    return f"weights/{key.removeprefix('retired/').removesuffix('.json')}"
 
 
 def _tombstone(folder: str | None) -> str:

@@ -1,15 +1,12 @@
 """Immutable records in a Zarr store: arrays first, a create-only marker last; without its marker nothing is there."""
 
-import hashlib
 import json
 import os
-import platform
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -17,9 +14,11 @@ import zarr
 from zarr.storage import ObjectStore, StorePath
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
+from itercomp_rl.store import chunks
 from itercomp_rl.store.backend import Backend, connect, explaining
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
+    HEADER,
     HEADER_KEY,
     JSON,
     SCHEMA,
@@ -36,6 +35,7 @@ from itercomp_rl.store.layout import (
     group_metadata,
     record_place,
 )
+from itercomp_rl.store.software import software
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,9 @@ def open_store(url: str, *, create: bool = False, durable: bool = True) -> "Stor
     if create and backend.read(HEADER_KEY) is None:
         now = time.time()
         backend.check_create_only(now)
-        backend.create(HEADER_KEY, encode_json({"format": "itercomp-rl store", "schema": SCHEMA}), now)
+        backend.create(HEADER_KEY, encode_json(HEADER), now)
+        if backend.root is not None:
+            backend.create(".rayignore", b"*\n", now)  # a store inside a job's working folder does not travel with it
     header = backend.read(HEADER_KEY)
     if header is None:
         raise StoreError(f"no store at {backend.url}: check store.url, or create one there (create=True)")
@@ -110,7 +112,7 @@ class Store:
             attrs=dict(attrs),
             writer=writer,
             time_s=0.0,
-            software=_software(),
+            software=dict(software()),
         )
         encode_commit(commit)  # attrs that are not JSON fail before anything is written
         if folder:
@@ -131,7 +133,7 @@ class Store:
         self, folder: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]
     ) -> dict[str, ArrayInfo]:
         try:
-            self.backend.write(f"{folder}/zarr.json", encode_json(group_metadata(attrs)))
+            self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(attrs))])
             infos = {name: self._write_array(f"{folder}/{checked_name(name)}", array) for name, array in arrays.items()}
             self.backend.flush(folder)
         except StoreError:
@@ -141,15 +143,7 @@ class Store:
 
     def _write_array(self, path: str, array: np.ndarray) -> ArrayInfo:
         values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-        metadata = array_metadata(values.shape, values.dtype)
-        self.backend.write(f"{path}/zarr.json", encode_json(metadata))
-        if values.size:
-            with explaining(self.url, f"write {path}"):
-                self._zarr(path, metadata)[...] = values
-        sizes = self.backend.sizes(path)
-        return ArrayInfo(
-            metadata=metadata, sha256=_sha256(values), num_objects=len(sizes), num_bytes=sum(sizes.values())
-        )
+        return chunks.write_array(self.backend, path, values, array_metadata(values.shape, values.dtype))
 
     def _zarr(self, path: str, metadata: Any) -> zarr.Array:  # Any: a TypedDict inside zarr
         # Metadata comes from the caller, not from zarr.json: no look-ups of parents, and nothing unchecked is believed.
@@ -171,10 +165,16 @@ class Store:
         """Whether the record is published."""
         return self.backend.read(record_place(kind, id).marker) is not None
 
-    def ids(self, kind: str, prefix: str = "") -> list[str]:
-        """Sorted ids of the published records of a kind, those that begin with `prefix`."""
-        names = [key.rsplit("/", 1)[1] for key in self.backend.sizes(f"commits/{checked_name(kind)}")]
-        return sorted(name.removesuffix(".json") for name in names if name.startswith(prefix))
+    def ids(self, kind: str, prefix: str = "", *, after: str = "") -> list[str]:
+        """Sorted ids of the published records of a kind: those that begin with `prefix`, and sort after `after`.
+
+        A reader of ids that rise keeps the last one it saw as its cursor: an object store then lists only what is new.
+        """
+        start = checked_name(after) if after else ""
+        # As keys, "a.json" sorts after "a-b.json" though "a" < "a-b": ask from before the suffix, compare ids here.
+        names = self.backend.names(f"commits/{checked_name(kind)}", ".json", after=start)
+        ids = (name.removesuffix(".json") for name in names)
+        return sorted(id_ for id_ in ids if id_.startswith(prefix) and id_ > after)
 
     def commits(self, kind: str, prefix: str = "") -> list[Commit]:
         """Commits of `ids(kind, prefix)`, in their order."""
@@ -211,29 +211,22 @@ class Store:
         if name not in commit.arrays:
             raise MissingRecordError(f"{commit.marker} holds no array {name!r}, but {sorted(commit.arrays)}")
         info, path = commit.arrays[name], f"{commit.data}/{name}"
-        sizes = self.backend.sizes(path)  # Zarr reads a lost chunk as zeros
+        try:
+            if rows is None:
+                return chunks.read_array(self.backend, path, info)
+            self.check_objects(path, info)  # Zarr reads a lost chunk as zeros
+            with explaining(self.url, f"read {path}"):
+                return np.asarray(self._zarr(path, info.metadata)[rows])
+        except CorruptRecordError as error:
+            raise CorruptRecordError(f"{commit.marker}: {error}: {WAY_OUT}") from error
+        except ValueError as error:  # Zarr's crc32c codec
+            raise CorruptRecordError(f"{commit.marker}: {path} has a wrong chunk ({error}): {WAY_OUT}") from error
+
+    def check_objects(self, path: str, info: ArrayInfo) -> None:
+        """Raises: CorruptRecordError if the objects of an array are not as many and as long as they were written."""
+        sizes = self.backend.sizes(path)
         if len(sizes) != info.num_objects or sum(sizes.values()) != info.num_bytes:
             raise CorruptRecordError(
-                f"{path} has {len(sizes)} objects of {sum(sizes.values())} bytes where {commit.marker} says "
-                f"{info.num_objects} of {info.num_bytes}: {WAY_OUT}"
+                f"{path} has {len(sizes)} objects of {sum(sizes.values())} bytes in all where its marker says "
+                f"{info.num_objects} of {info.num_bytes}"
             )
-        try:
-            with explaining(self.url, f"read {path}"):
-                values = np.asarray(self._zarr(path, info.metadata)[... if rows is None else rows])
-        except ValueError as error:  # Zarr's crc32c codec
-            raise CorruptRecordError(f"{path} has a wrong chunk ({error}): {WAY_OUT}") from error
-        if rows is None and _sha256(values) != info.sha256:
-            raise CorruptRecordError(f"{path} does not match its sha256 in {commit.marker}: {WAY_OUT}")
-        return values
-
-
-def _sha256(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data).hexdigest()
-
-
-def _software() -> dict[str, str]:
-    try:
-        own = version("itercomp-rl")
-    except PackageNotFoundError:
-        own = "a checkout, not installed"
-    return {"itercomp-rl": own, "zarr": zarr.__version__, "numpy": np.__version__, "python": platform.python_version()}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
+from itercomp_rl.store.chunks import digest
 from itercomp_rl.store.layout import JSON, WAY_OUT, Commit, checked_name, encode_json, version_place
 from itercomp_rl.store.store import Store
 
@@ -48,7 +49,7 @@ def publish(
     published = _ref(role, version, commit)
     if is_ours:
         return published
-    offered = _checksum(index, hashlib.sha256(flat.data).hexdigest())
+    offered = _checksum(index, digest(flat))
     if published.checksum != offered:
         raise StoreError(
             f"version {version} of {role} is published already with other tensors (checksum {published.checksum}, "

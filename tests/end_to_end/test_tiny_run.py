@@ -95,3 +95,18 @@ def test_evaluate_measures_anew_and_generate_draws(run_folder: Path, tmp_path: P
     )
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 300
+
+
+def test_the_last_policy_is_traced_and_status_and_logs_were_written(run_folder: Path) -> None:
+    text = itercomp("store", "trace", str(run_folder))
+    assert "policy 1:" in text and "images of policy-0" in text
+    state = json.loads(itercomp("status", str(run_folder), "--json"))
+    assert state["is_finished"]
+    assert all(row["is_published"] and row["graded"] == row["total_graded"] for row in state["rounds"])
+    status = json.loads((run_folder / "status.json").read_text())
+    assert {"sampler", "judge", "roller", "reward_learner", "policy_learner"} == set(status["roles"])
+    assert 0 <= min(status["utilisation"].values()) <= max(status["utilisation"].values()) <= 1
+    lines = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    assert {line["run"] for line in lines} == {"tiny"}
+    assert {0, 1} <= {line.get("round") for line in lines}
+    itercomp("store", "verify", str(run_folder))

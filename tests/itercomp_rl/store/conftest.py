@@ -1,133 +1,65 @@
-"""The store kinds every contract test runs on: in memory, on a local disk, and behind a small S3 that speaks HTTP."""
+"""The store kinds every contract test runs on: in memory, on a local disk, behind two S3 on loopback."""
 
-import re
-import threading
+import itertools
+import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from urllib.request import Request, urlopen
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from itercomp_rl.store.store import Store, open_store
+from tests.itercomp_rl.store.small_s3 import SmallS3, small_s3
 
-_TIME = "<LastModified>2026-01-01T00:00:00Z</LastModified>"
-_OBJECT = "<Contents><Key>{}</Key><Size>{}</Size><ETag>x</ETag>" + _TIME + "</Contents>"
-
-
-class SmallS3(ThreadingHTTPServer):
-    """Objects in a dict, and the few S3 calls a store makes; without `is_create_only_kept` If-None-Match is ignored."""
-
-    daemon_threads = True
-
-    def __init__(self, *, is_create_only_kept: bool) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.objects: dict[str, bytes] = {}
-        self.lock = threading.Lock()
-        self.is_create_only_kept = is_create_only_kept
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet: two wait for each other's acknowledgement
-    server: SmallS3  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "ETag": '"x"', **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    @property
-    def _key(self) -> str:
-        return unquote(urlsplit(self.path).path).removeprefix("/bucket").lstrip("/")
-
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def do_PUT(self) -> None:
-        body = self._body()
-        is_create = self.headers.get("If-None-Match") == "*" and self.server.is_create_only_kept
-        with self.server.lock:
-            is_refused = is_create and self._key in self.server.objects
-            if not is_refused:
-                self.server.objects[self._key] = body
-        self._answer(412 if is_refused else 200)
-
-    def do_GET(self) -> None:
-        data = self.server.objects.get(self._key)
-        modified = "Thu, 01 Jan 2026 00:00:00 GMT"
-        span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if "list-type" in self.path:
-            self._list(parse_qs(urlsplit(self.path).query).get("prefix", [""])[0])
-        elif data is None:
-            self._answer(404)
-        elif span is None:
-            self._answer(200, data, Last_Modified=modified)
-        else:
-            self._answer_range(data, span, modified)
-
-    def _answer_range(self, data: bytes, span: re.Match[str], modified: str) -> None:
-        first = int(span[1]) if span[1] else max(0, len(data) - int(span[2]))
-        last = min(int(span[2]), len(data) - 1) if span[1] and span[2] else len(data) - 1
-        at = f"bytes {first}-{last}/{len(data)}"
-        self._answer(206, data[first : last + 1], Content_Range=at, Last_Modified=modified)
-
-    do_HEAD = do_GET
-
-    def _list(self, prefix: str) -> None:
-        with self.server.lock:
-            found = [(key, len(data)) for key, data in self.server.objects.items() if key.startswith(prefix)]
-        objects = "".join(_OBJECT.format(escape(key), size) for key, size in found)
-        self._answer(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{objects}</ListBucketResult>".encode())
-
-    def do_DELETE(self) -> None:
-        self.server.objects.pop(self._key, None)
-        self._answer(204)
-
-    def do_POST(self) -> None:  # DeleteObjects
-        keys = re.findall(r"<Key>([^<]+)</Key>", self._body().decode())
-        for key in keys:
-            self.server.objects.pop(key, None)
-        deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
-        self._answer(200, f"<DeleteResult>{deleted}</DeleteResult>".encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def _small_s3(monkeypatch: pytest.MonkeyPatch, *, is_create_only_kept: bool) -> Iterator[str]:
-    server = SmallS3(is_create_only_kept=is_create_only_kept)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    settings = {"ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}", "ALLOW_HTTP": "true", "REGION": "us-east-1"}
-    for name, value in {**settings, "SKIP_SIGNATURE": "true"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    yield "s3://bucket/run"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+_BUCKETS = itertools.count()
 
 
 @pytest.fixture
-def s3_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with _small_s3(monkeypatch, is_create_only_kept=True) as url:
-        yield url
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
+    """Our own small S3, behind s3://bucket/run, to be told what to do wrong."""
+    with small_s3(monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: SmallS3) -> str:
+    return "s3://bucket/run"
 
 
 @pytest.fixture
 def careless_s3_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with _small_s3(monkeypatch, is_create_only_kept=False) as url:
-        yield url
+    """One that lets a create-only write go over what is there."""
+    with small_s3(monkeypatch, is_create_only_kept=False):
+        yield "s3://bucket/run"
 
 
-@pytest.fixture(params=["memory", "local", "s3"])
+@pytest.fixture(scope="session")
+def moto_port() -> Iterator[int]:
+    """moto's S3: written by others, it checks what ours only believes of the protocol."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def moto_url(moto_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket of it, with signed requests."""
+    endpoint = f"http://127.0.0.1:{moto_port}"
+    settings = {"ENDPOINT_URL": endpoint, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    for name, value in {**settings, "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "not-a-secret"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    bucket = f"bucket-{os.getpid()}-{next(_BUCKETS)}"
+    with urlopen(Request(f"{endpoint}/{bucket}", method="PUT")) as answer:
+        assert answer.status == 200
+    return f"s3://{bucket}/run"
+
+
+@pytest.fixture(params=["memory", "local", "s3", "moto"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "s3":
-        return open_store(request.getfixturevalue("s3_url"), create=True)
+    if request.param in ("s3", "moto"):
+        return open_store(request.getfixturevalue(f"{request.param}_url"), create=True)
     return open_store("memory://" if request.param == "memory" else str(tmp_path / "store"), create=True)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from itercomp_rl.errors import StoreError
+from itercomp_rl.errors import CorruptRecordError, InvalidNameError, StoreError
 from itercomp_rl.store import weights
 from itercomp_rl.store.backend import Backend, connect
+from itercomp_rl.store.layout import encode_commit
 from itercomp_rl.store.retention import verify
 from itercomp_rl.store.store import open_store
 
@@ -180,3 +181,25 @@ def test_a_disk_that_fills_up_at_the_marker_shows_no_record(small_disk: Path) ->
     filler.unlink()
     store.put("k", "a", {"x": np.arange(3)}, {})
     assert store.ids("k") == ["a"]
+
+
+def test_no_key_and_no_marker_leads_out_of_the_root(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"outside")
+    store = open_store(str(tmp_path / "store"), create=True)
+    for key in ("../secret", "a/../../secret", "/etc/passwd", "a//b", "./a"):
+        if ".." in key:
+            with pytest.raises(ValueError):
+                store.backend.read(key)
+        with pytest.raises(InvalidNameError):
+            store.backend.read_into(key, [memoryview(bytearray(7))])
+        with pytest.raises(InvalidNameError):
+            store.backend.write_new(key, [b"x"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secret", "store"]
+    commit = store.put("k", "a", {"x": np.zeros(3)}, {})
+    for outside in ("../secret", "segments/k/b/1700000000-000000000000", f"{commit.data}/../../../.."):
+        store.backend.write(commit.marker, encode_commit(replace(commit, data=outside)))
+        with pytest.raises(CorruptRecordError, match="data that are not its own"):
+            store.get("k", "a")
+    store.backend.write(commit.marker, encode_commit(replace(commit, arrays={"../x": commit.arrays["x"]})))
+    with pytest.raises(CorruptRecordError, match="data that are not its own"):
+        store.get("k", "a", ["../x"])

@@ -1,6 +1,5 @@
 """What is collected, what never is, and what a check of everything finds."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from itercomp_rl.errors import CorruptRecordError, InvalidNameError
 from itercomp_rl.store import weights
-from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, version_place
+from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, attempt_name, seal, version_place
 from itercomp_rl.store.retention import Lease, Problem, collect, lease, leases, release, verify
 from itercomp_rl.store.store import Store, open_store
 
@@ -155,6 +154,31 @@ def test_a_retry_beside_its_orphan_is_kept(store: Store) -> None:
     assert verify(store) == []
 
 
+def test_orphans_can_be_left_to_another_time(store: Store) -> None:
+    abandon(at(store, NOW), "a")
+    store.backend.write(f"staging/{int(NOW)}-0123456789ab", b"{")
+    assert collect(store, grace_s=0, now=NOW + 9 * DAY, orphan_age_s=None).deleted == []
+    assert len(store.backend.sizes("staging")) == 1
+    assert len(collect(store, grace_s=0, now=NOW + 9 * DAY).deleted) == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(attempts=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=10))
+def test_exactly_the_old_unnamed_attempts_go(attempts: list[tuple[str, int, bool]]) -> None:
+    store = open_store("memory://", create=True)
+    expected = []
+    for id_, days, is_finished in attempts:
+        began = at(store, NOW + days * DAY)
+        if store.has("images", id_) or not is_finished:
+            folder = f"segments/images/{id_}/{attempt_name(NOW + days * DAY)}"
+            store.backend.write(f"{folder}/zarr.json", b"{}")
+            expected += [folder] if days < 2 else []
+        else:
+            began.put("images", id_, {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
+    assert collect(store, grace_s=0, now=NOW + 2.5 * DAY).deleted == sorted(expected)
+    assert {problem.kind for problem in verify(store)} <= {"orphan"}
+
+
 def test_a_marker_left_half_way_to_the_disk_is_swept(store: Store) -> None:
     store.backend.write(f"staging/{int(NOW)}-0123456789ab", b"{")
     collect(store, grace_s=0, now=NOW + DAY - 1)
@@ -169,7 +193,7 @@ def test_a_collector_killed_anywhere_is_finished_by_the_next(store: Store) -> No
     folders = [commit.data for commit in commits if commit and commit.data]
     for folder in folders:  # noted both, deleted one marker
         key = f"retired/{folder.removeprefix('weights/')}.json"
-        store.backend.write(key, json.dumps({"retired_s": NOW}).encode())
+        store.backend.write(key, seal("note", {"retired_s": NOW}))
     store.backend.delete("versions/policy/00000000.json")
     assert verify(store) == []
     collect(store, grace_s=60, now=NOW + 100, keep={("policy", 1)})  # wanted again
@@ -198,8 +222,11 @@ def test_settings_that_could_take_data_in_use_are_refused(store: Store) -> None:
 def test_nothing_is_deleted_on_the_word_of_a_damaged_marker(store: Store) -> None:
     at(store, NOW).put("images", "a", {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
     store.backend.write("commits/images/a.json", b"{}")
-    with pytest.raises(CorruptRecordError):
+    assert collect(store, grace_s=0, now=NOW + 9 * DAY).deleted == []
+    store.backend.write(f"segments/images/a/{int(NOW)}-0123456789ab/zarr.json", b"{}")
+    with pytest.raises(CorruptRecordError):  # which of the two it names cannot be known
         collect(store, grace_s=0, now=NOW + 9 * DAY)
+    store.backend.delete_folder(f"segments/images/a/{int(NOW)}-0123456789ab")
     assert [(problem.kind, problem.key) for problem in verify(store)] == [("corrupt", "commits/images/a.json")]
 
 

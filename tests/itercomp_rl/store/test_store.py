@@ -44,7 +44,7 @@ def test_a_record_comes_back_as_it_went_in(store: Store) -> None:
         assert record.arrays[name].dtype == array.dtype == commit.arrays[name].dtype
         assert record.arrays[name].shape == array.shape == commit.arrays[name].shape
     assert commit.id == "r0001-sdxl-p0000"
-    assert {"itercomp-rl", "zarr", "numpy", "python"} == commit.software.keys()
+    assert {"itercomp-rl", "code", "zarr", "numpy", "python"} == commit.software.keys()
     assert ":" in commit.writer
     assert verify(store) == []
 
@@ -109,6 +109,15 @@ def test_ids_are_sorted_and_filtered_by_their_beginning(store: Store) -> None:
     assert store.ids("rankings", "r1-") == ["r1-a", "r1-b"]
     assert [commit.attrs["id"] for commit in store.commits("rankings", "r1")] == ["r1-a", "r1-b", "r10-a"]
     assert store.ids("pairs") == [] == store.commits("pairs")
+
+
+def test_ids_after_one_are_those_that_sort_after_it(store: Store) -> None:
+    ids = ["a", "a-b", "a.b", "a0", "b"]
+    for id_ in ids:
+        store.put("pairs", id_, {}, {})
+    for after in (*ids, "a-", "aa", "c"):
+        assert store.ids("pairs", after=after) == [id_ for id_ in sorted(ids) if id_ > after]
+    assert store.ids("pairs", "a", after="a-b") == ["a.b", "a0"]
 
 
 @pytest.mark.parametrize(("kind", "id_", "array"), [("..", "a", "x"), ("k", "../../a", "x"), ("k", "a", "../x")])

@@ -1,0 +1,149 @@
+"""The team and the progress of a run with a meter around them: the loop does not know that it is measured."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from actors.telemetry import RunMeter, put_again
+from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+from itercomp_rl.loop import Advance, Progress
+from itercomp_rl.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
+from itercomp_rl.run_logs import log_context
+
+STATUS = "status.json"  # in the run folder: what the driver knew a moment ago
+
+
+def metered(team: Team, meter: RunMeter) -> Team:
+    """The same team; every order is counted from when it is given until it is done."""
+    return Team(
+        sampler=MeteredSampler(team.sampler, meter),
+        judge=MeteredJudge(team.judge, meter),
+        reward_learners={
+            aspect: MeteredRewardLearner(learner, meter) for aspect, learner in team.reward_learners.items()
+        },
+        roller=MeteredRoller(team.roller, meter),
+        policy_learner=MeteredPolicyLearner(team.policy_learner, meter),
+    )
+
+
+class MeteredSampler:
+    """Satisfies roles.Sampler."""
+
+    def __init__(self, inner: Sampler, meter: RunMeter) -> None:
+        self._inner, self._meter = inner, meter
+
+    async def draw(self, order: DrawOrder) -> None:
+        with self._meter.order("sampler"):
+            await self._inner.draw(order)
+
+
+class MeteredJudge:
+    """Satisfies roles.Judge."""
+
+    def __init__(self, inner: Judge, meter: RunMeter) -> None:
+        self._inner, self._meter = inner, meter
+
+    async def rank(self, order: RankOrder) -> None:
+        with self._meter.order("judge"):
+            await self._inner.rank(order)
+
+    async def grade(self, segment: str) -> None:
+        with self._meter.order("judge"):
+            await self._inner.grade(segment)
+
+
+class MeteredRoller:
+    """Satisfies roles.Roller."""
+
+    def __init__(self, inner: Roller, meter: RunMeter) -> None:
+        self._inner, self._meter = inner, meter
+
+    async def roll(self, order: RolloutOrder) -> Rollout:
+        with self._meter.order("roller"):
+            return await self._inner.roll(order)
+
+
+class MeteredRewardLearner:
+    """Satisfies roles.RewardLearner."""
+
+    def __init__(self, inner: RewardLearner, meter: RunMeter) -> None:
+        self._inner, self._meter = inner, meter
+
+    async def open(self, order: RewardOrder) -> None:
+        with self._meter.order("reward_learner"):
+            await self._inner.open(order)
+
+    async def advance(self, num_updates: int) -> Mapping[str, float]:
+        with self._meter.order("reward_learner"):
+            return await self._inner.advance(num_updates)
+
+    async def publish(self) -> RewardReport:
+        with self._meter.order("reward_learner"):
+            return await self._inner.publish()
+
+
+class MeteredPolicyLearner:
+    """Satisfies roles.PolicyLearner; its ranks work together, so that one order makes all of them busy."""
+
+    def __init__(self, inner: PolicyLearner, meter: RunMeter) -> None:
+        self._inner, self._meter = inner, meter
+
+    @contextmanager
+    def _order(self) -> Iterator[None]:
+        ranks = self._meter.roles["policy_learner"].members
+        with self._meter.order("policy_learner", ranks):
+            yield
+
+    async def open(self, order: PolicyOrder) -> int:
+        with self._order():
+            return await self._inner.open(order)
+
+    async def update(self, number: int, rollouts: Sequence[Rollout]) -> Mapping[str, float]:
+        with self._order():
+            return await self._inner.update(number, rollouts)
+
+    async def publish(self) -> None:
+        with self._order():
+            await self._inner.publish()
+
+    async def restart(self) -> None:
+        await self._inner.restart()
+
+
+class MeteredProgress:
+    """Satisfies loop.Progress."""
+
+    def __init__(self, inner: Progress, meter: RunMeter) -> None:
+        self._inner, self._meter = inner, meter
+
+    @contextmanager
+    def phase(self, name: str, total: int, round_: int) -> Iterator[Advance]:
+        done = 0
+        with log_context(round=round_, phase=name), self._inner.phase(name, total, round_) as inner:
+
+            def advance(steps: int, metrics: Mapping[str, float]) -> None:
+                nonlocal done
+                done += steps
+                self._meter.advanced(name, done, total, round_, metrics)
+                inner(steps, metrics)
+
+            self._meter.advanced(name, 0, total, round_, {})
+            yield advance
+
+
+async def keep_status(meter: RunMeter, folder: Path, every_s: float = 2.0) -> None:
+    """Write status.json again and again, whole each time, until cancelled."""
+    while True:
+        write_status(meter.tree(), folder)
+        put_again()
+        await asyncio.sleep(every_s)
+
+
+def write_status(tree: Mapping[str, Any], folder: Path) -> None:
+    """status.json in one piece, or not at all."""
+    new = folder / f"{STATUS}.new"
+    new.write_text(json.dumps(tree) + "\n", encoding="utf-8")
+    new.replace(folder / STATUS)

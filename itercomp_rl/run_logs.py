@@ -1,0 +1,81 @@
+"""Log lines that say which run, round, role and version they belong to, as text or JSON; secrets are struck out."""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+_CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  # never changed in place
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+_MIN_SECRET = 8  # a shorter value would strike out ordinary words
+
+
+@contextmanager
+def log_context(**facts: Any) -> Iterator[None]:
+    """Every line logged inside (in this thread or task) carries these facts; None leaves a fact out."""
+    given = {name: value for name, value in facts.items() if value is not None}
+    token = _CONTEXT.set({**_CONTEXT.get(), **given})
+    try:
+        yield
+    finally:
+        _CONTEXT.reset(token)
+
+
+def order_facts(argument: object) -> dict[str, Any]:
+    """The round and version that an order for work names."""
+    model = getattr(argument, "model", None)
+    version = getattr(argument, "version", None)
+    return {"round": getattr(argument, "round", None), "version": getattr(model, "version", version)}
+
+
+def secrets(environment: Mapping[str, str]) -> list[str]:
+    """Values of environment variables whose names say that they are secret, longest first."""
+    found = {value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= _MIN_SECRET}
+    return sorted(found, key=len, reverse=True)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: {"time": ..., "level": ..., "logger": ..., "message": ..., "run": ..., "round": ...}."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__()
+        self._facts, self._secrets = facts, secrets(os.environ)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging asks for it."""
+        tree = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._facts,
+            **_CONTEXT.get(),
+        }
+        if record.exc_info:
+            tree["error"] = self.formatException(record.exc_info)
+        return struck_out(json.dumps(tree, default=str), self._secrets)
+
+
+class TextLines(logging.Formatter):
+    """For people: what was logged, and the facts of its context behind it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S")
+        self._secrets = secrets(os.environ)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging asks for it."""
+        context = ", ".join(f"{name} {value}" for name, value in _CONTEXT.get().items())
+        return struck_out(super().format(record) + (f" ({context})" if context else ""), self._secrets)
+
+
+def struck_out(text: str, hidden: list[str]) -> str:
+    """The text with every secret replaced by ***."""
+    for secret in hidden:
+        text = text.replace(secret, "***")
+    return text
