@@ -13,6 +13,7 @@ from actors.metered import MeteredProgress, MeteredRoller
 from actors.telemetry import METRICS, RoleSize, RunMeter
 from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.metrics import RunLog
+from itercomp_rl.trackers import Run, Trackers
 
 GPU = RoleSize(members=2, devices=1.0, device="gpu")
 
@@ -91,7 +92,7 @@ def test_an_order_that_fails_is_not_counted_for_ever() -> None:
 
 def test_progress_passes_through_and_is_remembered(tmp_path: Path) -> None:
     meter = RunMeter({"roller": GPU})
-    log = RunLog(tmp_path, tensorboard=False)
+    log = RunLog(tmp_path, Trackers([], Run(project="tests", name="one", folder=tmp_path, settings={})))
     with MeteredProgress(log, meter).phase("policy", 4, 2) as advance:
         advance(1, {"policy/lag_updates": 1.0, "policy/reward_spatial": 0.5})
         advance(2, {})
