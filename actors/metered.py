@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,22 @@ async def keep_status(meter: RunMeter, folder: Path, every_s: float = 2.0) -> No
         write_status(meter.tree(), folder)
         put_again()
         await asyncio.sleep(every_s)
+
+
+async def keep_utilisation(
+    meter: RunMeter, record: Callable[[Mapping[str, float]], None], every_s: float = 5.0
+) -> None:
+    """Tell `record` the metrics `utilisation/<role>` again and again until cancelled, and once more then."""
+
+    def tell() -> None:
+        record({f"utilisation/{role}": share for role, share in meter.shares().items()})
+
+    try:
+        while True:
+            await asyncio.sleep(every_s)
+            tell()
+    finally:
+        tell()
 
 
 def write_status(tree: Mapping[str, Any], folder: Path) -> None:

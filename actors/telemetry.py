@@ -5,7 +5,7 @@ called `ray_itercomp_x` there.
 """
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 from ray.util import metrics as ray_metrics
 
 from itercomp_rl.store.traffic import TRAFFIC
+from itercomp_rl.utilisation import Meter
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]  # histogram boundaries
 
@@ -152,7 +153,7 @@ class RunMeter:
     ) -> None:
         """shared: the processes that host all roles at once, where they do; devices are then counted by these."""
         self.roles, self._shared, self._clock = dict(roles), shared, clock
-        self.given: Counter[str] = Counter()
+        self._work = Meter({role: size.members for role, size in roles.items()}, clock)
         self.round, self.phase, self.done, self.total = 0, "", 0, 0
         self.values: dict[str, float] = {}
         self._busy: deque[tuple[float, dict[str, int]]] = deque()
@@ -164,21 +165,21 @@ class RunMeter:
     @contextmanager
     def order(self, role: str, members: int = 1) -> Iterator[None]:
         """Around one order, from when the loop gives it until it is done; so many members work on it together."""
-        self.given[role] += members
+        self._work.begin(role, members)
         self._note()
         try:
             yield
         finally:
-            self.given[role] -= members
+            self._work.end(role, members)
             self._note()
 
     def busy(self, role: str) -> int:
         """Members of a role that work now: an idle member takes an order at once."""
-        return min(self.given[role], self.roles[role].members)
+        return min(self._work.under_way[role], self.roles[role].members)
 
     def waiting(self, role: str) -> int:
         """Orders of a role that no member works on yet."""
-        return self.given[role] - self.busy(role)
+        return self._work.under_way[role] - self.busy(role)
 
     def advanced(self, phase: str, done: int, total: int, round_: int, values: Mapping[str, float]) -> None:
         """A phase moved on and reported values."""
@@ -189,6 +190,10 @@ class RunMeter:
         for name, value in values.items():
             self.values[name] = value
             _put_value(name, value)
+
+    def shares(self) -> dict[str, float]:
+        """Busy share of each role's members since the last call, 0..1."""
+        return self._work.shares()
 
     def utilisation(self, window_s: float = 60.0) -> dict[str, float]:
         """Share of all devices of each sort that worked in the last seconds, counted by device, idle roles too."""

@@ -188,7 +188,7 @@ def bare(root: Path, store: Store) -> Callable[[], None]:
         x0 = (latents - (1 - abar) ** 0.5 * output) / abar**0.5
         image = (vae.decode(x0 / vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
         scores = rewards.score(image, rewards.tokenize(prompts))
-        loss = sum((2 - score).relu() for score in scores.values()).mean()  # type: ignore[union-attr]
+        loss = torch.stack([(2 - score).relu() for score in scores.values()]).sum(0).mean()
         (loss * ROLLOUT / BATCH).backward()
 
     def update() -> None:

@@ -20,7 +20,7 @@ import ray
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from actors.metered import MeteredProgress, keep_status, metered
+from actors.metered import MeteredProgress, keep_status, keep_utilisation, metered
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
 from actors.telemetry import RunMeter
 from actors.worker import Worker, WorkerHandle, WorkerSpec
@@ -47,7 +47,6 @@ from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.store import Store, open_store
 from itercomp_rl.trackers import Run as TrackedRun
 from itercomp_rl.trackers import Trackers, check_trackers, dotted
-from itercomp_rl.utilisation import measured
 
 log = logging.getLogger(__name__)
 
@@ -171,13 +170,16 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
     keepers = [
         asyncio.create_task(_keep_store_small(store)),
         asyncio.create_task(keep_status(meter, config.run_folder)),
+        asyncio.create_task(keep_utilisation(meter, progress.record)),
     ]
     try:
-        async with measured(team, config, progress.record) as team:
-            await run_rounds(plan, metered(team, meter), StoreLedger(store), MeteredProgress(progress, meter))
+        await run_rounds(plan, metered(team, meter), StoreLedger(store), MeteredProgress(progress, meter))
     finally:
         for keeper in keepers:
             keeper.cancel()
+        for outcome in await asyncio.gather(*keepers, return_exceptions=True):
+            if isinstance(outcome, Exception):  # the run itself did not need it, but nobody should miss it unknown
+                log.warning("what watches the run stopped before its end: %s: %s", type(outcome).__name__, outcome)
 
 
 def open_trackers(config: Config, folder: Path) -> Trackers:

@@ -31,6 +31,17 @@ _VAE: Mapping[str, Any] = {
 }
 _VAE_16: Mapping[str, Any] = {**_VAE, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
 
+_SD3: Mapping[str, Any] = {
+    "sample_size": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 2048,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -71,14 +82,7 @@ KNOWN: dict[str, Architecture] = {
     "stabilityai/stable-diffusion-3-medium-diffusers": Architecture(
         pipeline="StableDiffusion3Pipeline",
         network={
-            "sample_size": 128,
-            "in_channels": 16,
-            "out_channels": 16,
-            "num_layers": 24,
-            "num_attention_heads": 24,
-            "caption_projection_dim": 1536,
-            "joint_attention_dim": 4096,
-            "pooled_projection_dim": 2048,
+            **_SD3,
             "pos_embed_max_size": 192,
         },
         vae=_VAE_16,
@@ -87,14 +91,7 @@ KNOWN: dict[str, Architecture] = {
     "stabilityai/stable-diffusion-3.5-medium": Architecture(
         pipeline="StableDiffusion3Pipeline",
         network={
-            "sample_size": 128,
-            "in_channels": 16,
-            "out_channels": 16,
-            "num_layers": 24,
-            "num_attention_heads": 24,
-            "caption_projection_dim": 1536,
-            "joint_attention_dim": 4096,
-            "pooled_projection_dim": 2048,
+            **_SD3,
             "pos_embed_max_size": 384,
             "dual_attention_layers": list(range(13)),
             "qk_norm": "rms_norm",

@@ -82,7 +82,7 @@ async def learn_rewards(
 ) -> dict[str, RewardReport]:
     """Every aspect's reward model learns the round's pairs; untrusted ones stop the run or get weight 0, by config."""
     config = plan.config.reward
-    version = round_ if config.refresh else 0
+    version = plan.reward_version(round_)
     with progress.phase("rewards", config.updates * len(team.reward_learners), round_) as advance:
 
         async def learn(aspect: str) -> RewardReport:

@@ -59,6 +59,10 @@ class Plan:
             size_px=policy.size_px,
         )
 
+    def reward_version(self, round_: int) -> int:
+        """The version of the reward models that round `round_` learns by; without refreshing, round 0's for ever."""
+        return round_ if self.config.reward.refresh else 0
+
     def founders(self, round_: int) -> list[ModelRef]:
         """The configured members that join at `round_`."""
         members = self.config.gallery.members.items()
@@ -138,7 +142,7 @@ class Plan:
             ),
             newcomers=tuple(model.name for model in self.newcomers(round_)) if placing else (),
             earlier=self.rankings_id(round_ - 1, segment) if placing else None,
-            reward_version=round_ - 1 if placing else None,
+            reward_version=self.reward_version(round_ - 1) if placing else None,
         )
 
     def rollout_order(self, round_: int, index: int, live: tuple[str, int]) -> RolloutOrder:

@@ -61,7 +61,6 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
             for split in ("test", "train")
             for order in plan.evaluation_orders(model, split)
         ]
-        version = round_ if config.reward.refresh else 0
         is_published = round_ in policies
         total = config.policy.updates
         rounds.append(
@@ -71,7 +70,7 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
                 total_segments=len(draws),
                 ranked=len(done["rankings"] & set(plan.rankings(round_))),
                 total_ranked=len(plan.rankings(round_)),
-                rewards=_accuracies(store, config, version),
+                rewards=_accuracies(store, config, plan.reward_version(round_)),
                 updates=total if is_published else min(total, updates.get(round_, 0)),
                 total_updates=total,
                 is_published=is_published,

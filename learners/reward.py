@@ -32,8 +32,8 @@ def engine_spec(engine: EngineConfig) -> EngineSpec:
     return EngineSpec(
         kind=engine.kind,  # type: ignore[arg-type]  # checked with the config
         zero_stage=engine.zero_stage if engine.kind == "deepspeed" else 0,
-        optimizer=engine.optimizer,  # type: ignore[arg-type]
-        dtype=engine.dtype,  # type: ignore[arg-type]
+        optimizer=engine.optimizer,  # type: ignore[arg-type]  # likewise
+        dtype=engine.dtype,  # type: ignore[arg-type]  # likewise
         lr=engine.lr,
         weight_decay=engine.weight_decay,
         grad_clip=engine.grad_clip,

@@ -44,7 +44,7 @@ class BlipVqa:
         model.to(device)  # type: ignore[arg-type]  # transformers' wrapper of Module.to hides its signature
         self._model = model.eval().requires_grad_(False)
         self._tokenizer, self._device = tokenizer, device
-        self._dec: int = cast(BlipTextConfig, config.text_config).bos_token_id  # type: ignore[assignment]
+        self._dec: int = cast(BlipTextConfig, config.text_config).bos_token_id  # type: ignore[assignment]  # BLIP sets it
         self._enc = self._dec + 1  # BLIP appends [DEC] and then [ENC] to BERT's vocabulary
         self._yes, self._no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
         self._side = cast(int, vision.image_size)

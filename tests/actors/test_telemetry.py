@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from actors.metered import MeteredProgress, MeteredRoller
+from actors.metered import MeteredProgress, MeteredRoller, keep_utilisation, metered
 from actors.telemetry import METRICS, RoleSize, RunMeter
 from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.metrics import RunLog
+from itercomp_rl.roles import Team
 from itercomp_rl.trackers import Run, Trackers
 
 GPU = RoleSize(members=2, devices=1.0, device="gpu")
@@ -88,6 +91,37 @@ def test_an_order_that_fails_is_not_counted_for_ever() -> None:
     with pytest.raises(RuntimeError):
         asyncio.run(MeteredRoller(FailingRoller(), meter).roll(order))
     assert meter.busy("roller") == 0
+
+
+def test_a_metered_team_passes_results_and_errors_on_and_its_shares_are_told_to_the_end() -> None:
+    async def roll(order: int) -> int:
+        await asyncio.sleep(0.05)
+        return order + 1
+
+    async def rank(order: int) -> None:
+        raise ValueError("no such image")
+
+    team: Any = SimpleNamespace(roll=roll, rank=rank)
+    told: list[dict[str, float]] = []
+    one = RoleSize(members=1, devices=1.0, device="cpu")
+    meter = RunMeter({"roller": RoleSize(members=2, devices=1.0, device="cpu"), "judge": one})
+
+    async def run() -> None:
+        whole = Team(sampler=team, judge=team, reward_learners={}, roller=team, policy_learner=team)
+        keeper = asyncio.create_task(keep_utilisation(meter, lambda metrics: told.append(dict(metrics)), 0.02))
+        seen: Any = metered(whole, meter)
+        assert await seen.roller.roll(1) == 2
+        with pytest.raises(ValueError, match="no such image"):
+            await seen.judge.rank(1)
+        before = len(told)
+        keeper.cancel()
+        await asyncio.wait([keeper])
+        assert len(told) == before + 1
+
+    asyncio.run(run())
+    assert len(told) >= 2
+    assert max(metrics["utilisation/roller"] for metrics in told) == pytest.approx(0.5, abs=0.1)  # one of two
+    assert told[-1]["utilisation/judge"] <= 0.1
 
 
 def test_progress_passes_through_and_is_remembered(tmp_path: Path) -> None:

@@ -1,16 +1,9 @@
 """Busy shares: hand-worked intervals, and a bound."""
 
-import asyncio
-from types import SimpleNamespace
-from typing import Any
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itercomp_rl.config import load_config
-from itercomp_rl.roles import Team
-from itercomp_rl.utilisation import Meter, measured
+from itercomp_rl.utilisation import Meter
 
 
 class Clock:
@@ -48,6 +41,16 @@ def test_work_that_waits_for_a_member_does_not_make_it_busier_than_busy() -> Non
     assert meter.shares() == {"judge": 1.0}
 
 
+def test_members_that_work_together_are_busy_together() -> None:
+    clock = Clock()
+    meter = Meter({"policy_learner": 4}, clock)
+    meter.begin("policy_learner", 4)
+    clock.now = 1
+    meter.end("policy_learner", 4)
+    clock.now = 4
+    assert meter.shares() == {"policy_learner": 0.25}
+
+
 @given(st.lists(st.tuples(st.sampled_from(["begin", "end"]), st.floats(0, 10)), max_size=30), st.integers(1, 4))
 def test_a_share_is_within_nought_and_one(events: list[tuple[str, float]], num: int) -> None:
     clock = Clock()
@@ -61,28 +64,3 @@ def test_a_share_is_within_nought_and_one(events: list[tuple[str, float]], num: 
             meter.end("roller")
             under_way -= 1
     assert -1e-9 <= meter.shares()["roller"] <= 1 + 1e-9
-
-
-def test_a_measured_team_passes_results_and_errors_on_and_tells_its_shares() -> None:
-    async def draw(order: int) -> int:
-        await asyncio.sleep(0.05)
-        return order + 1
-
-    async def rank(order: int) -> None:
-        raise ValueError("no such image")
-
-    team: Any = SimpleNamespace(draw=draw, rank=rank)
-    told: list[dict[str, float]] = []
-
-    async def run() -> None:
-        whole = Team(sampler=team, judge=team, reward_learners={}, roller=team, policy_learner=team)
-        async with measured(whole, load_config("tiny"), lambda metrics: told.append(dict(metrics)), 0.02) as seen:
-            sampler: Any = seen.sampler
-            assert await sampler.draw(1) == 2
-            with pytest.raises(ValueError, match="no such image"):
-                await seen.judge.rank(1)  # type: ignore[arg-type]
-
-    asyncio.run(run())
-    assert len(told) >= 2
-    assert max(metrics["utilisation/sampler"] for metrics in told) == pytest.approx(0.5, abs=0.1)  # one of two
-    assert told[-1]["utilisation/judge"] <= 0.1

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file
 
 from itercomp_rl.errors import PlanError
@@ -16,6 +15,7 @@ from itercomp_rl.gallery.canvas_attention import CanvasAttention, CanvasBank
 from itercomp_rl.gallery.karras import dpmpp_2m, karras_sigmas, nearest_timestep
 from itercomp_rl.gallery.omost import painted
 from itercomp_rl.planning.canvas import parse_canvas, sub_prompts
+from tests.parity.recorded import attention_of
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +78,6 @@ def test_sub_prompts_are_packed_as_recorded(cases: list[dict[str, Any]]) -> None
                 assert (bottom - top) * (right - left) == recorded["mask_sum"]
                 expected = [" ".join([*recorded["prefixes"], *bag]) for bag in recorded["bags"]]
                 assert sub_prompts(condition, count, 75) == expected
-
-
-def attention_of(tensors: dict[str, torch.Tensor], sizes: dict[str, Any]) -> Attention:
-    attention = Attention(
-        query_dim=sizes["query_dim"],
-        cross_attention_dim=sizes["cross_attention_dim"],
-        heads=sizes["heads"],
-        dim_head=sizes["dim_head"],
-    )
-    weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
-    attention.load_state_dict(weights)
-    return attention.eval()
 
 
 def masked(tensors: dict[str, torch.Tensor], recorded: dict[str, Any], case: dict[str, Any]) -> torch.Tensor:

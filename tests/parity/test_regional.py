@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file
 
 from itercomp_rl.errors import PlanError
 from itercomp_rl.gallery.region_attention import RegionAttention, RegionBank
 from itercomp_rl.planning.regions import split_cells
+from tests.parity.recorded import attention_of
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +38,6 @@ def test_split_ratios_make_the_recorded_cells(folder: Path) -> None:
         assert [len(row) for row in found] == [len(row) for row in recorded], case["split_ratio"]
         for mine, theirs in zip(found, recorded, strict=True):
             assert mine == pytest.approx(theirs, abs=1e-9), case["split_ratio"]
-
-
-def attention_of(tensors: dict[str, torch.Tensor], sizes: dict[str, Any]) -> Attention:
-    attention = Attention(
-        query_dim=sizes["query_dim"],
-        cross_attention_dim=sizes["cross_attention_dim"],
-        heads=sizes["heads"],
-        dim_head=sizes["dim_head"],
-    )
-    weights = {name.removeprefix("weights."): t for name, t in tensors.items() if name.startswith("weights.")}
-    attention.load_state_dict(weights)
-    return attention.eval()
 
 
 def composed(tensors: dict[str, torch.Tensor], recorded: dict[str, Any], layout: dict[str, Any]) -> torch.Tensor:
