@@ -14,8 +14,7 @@ from itercomp_rl.architectures import Sizes, drawing_params, kept_bytes, num_par
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.models import checkpoint_path
-from itercomp_rl.reward.checkpoint import load_reward_config
-from itercomp_rl.reward.model import RewardModel
+from itercomp_rl.reward.checkpoint import load_reward_config, make_reward
 from itercomp_rl.reward.preference import freeze
 from itercomp_rl.schema import POLICY, Config, EngineConfig
 
@@ -232,7 +231,7 @@ def reward_sizes(trunk: str, fix_rate: float) -> RewardSizes:
     """Measured on the meta device, as `sizes`; trunk as in reward.trunk."""
     settings = load_reward_config(Path(trunk) if Path(trunk).is_dir() else trunk)
     with torch.device("meta"):
-        model = RewardModel(settings).eval()
+        model = make_reward(settings).eval()
         ids = torch.ones(1, settings.max_text_tokens, dtype=torch.long)
         image = torch.empty(1, 3, settings.image_size, settings.image_size)
 

@@ -113,8 +113,8 @@ def _rewards(card: Card) -> list[str]:
     lines = [
         "## Reward models",
         "",
-        "In `reward_models/`, one per aspect; `vision` and `text` load with transformers' BlipVisionModel and",
-        "BlipTextModel, a standardised reward is (raw - mean) / std.",
+        "In `reward_models/`, one per aspect; each folder in it is a model of transformers, of the class that its",
+        "config.json names. A standardised reward is (raw - mean) / std.",
         "",
         "| aspect | version | held-out pairs told right | pairs | mean | std | weight |",
         "|---|---|---|---|---|---|---|",

@@ -15,8 +15,8 @@ from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.judges.reward import load_any_reward, reward_role, score_any_size
 from itercomp_rl.records import ImageReader, draw_rows, load_pairs, weighted
+from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
-from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
 from itercomp_rl.schema import EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of
@@ -50,7 +50,7 @@ class RewardLearner:
         self._store, self._settings, self._judge, self._seed, self._device = store, settings, judge, seed, device
         self._images = ImageReader(store)
         self._order: RewardOrder | None = None
-        self._model: RewardModel | None = None
+        self._model: AnyReward | None = None
         self._engine: Engine | None = None
 
     def open(self, order: RewardOrder) -> None:
@@ -145,12 +145,12 @@ class RewardLearner:
         self._order = self._model = self._engine = None
         return report
 
-    def _opened(self) -> tuple[RewardOrder, RewardModel, Engine]:
+    def _opened(self) -> tuple[RewardOrder, AnyReward, Engine]:
         if self._order is None or self._model is None or self._engine is None:
             raise WorkerDiedError("a reward learner was restarted and holds no order")
         return self._order, self._model, self._engine
 
-    def _raw(self, pairs: list[PairRef], model: RewardModel, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
+    def _raw(self, pairs: list[PairRef], model: AnyReward, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
         images = self._images.load_each([p.winner for p in pairs] + [p.loser for p in pairs])
         image = self._preprocessed(images, model)
         tokens = model.tokenize([pair.prompt.text for pair in pairs])
@@ -158,7 +158,7 @@ class RewardLearner:
         winner, loser = engine.module(image, ids, mask).chunk(2)
         return winner, loser
 
-    def _preprocessed(self, images: Sequence[NDArray[np.uint8]], model: RewardModel) -> torch.Tensor:
+    def _preprocessed(self, images: Sequence[NDArray[np.uint8]], model: AnyReward) -> torch.Tensor:
         """Noised images as the vision tower takes them; those of one size are brought to it together."""
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, image in enumerate(images):

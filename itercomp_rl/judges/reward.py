@@ -11,9 +11,8 @@ from itercomp_rl.items import Prompt
 from itercomp_rl.judges.scoring import Score
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
-from itercomp_rl.reward.checkpoint import load_official, load_official_tokenizer, load_reward
+from itercomp_rl.reward.checkpoint import AnyReward, load_official, load_official_tokenizer, load_reward
 from itercomp_rl.reward.ensemble import RewardEnsemble
-from itercomp_rl.reward.model import RewardModel
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 
@@ -31,7 +30,7 @@ def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device:
     return RewardEnsemble(models)
 
 
-def load_reward_version(store: Store, trunk: str, role: str, version: int) -> RewardModel:
+def load_reward_version(store: Store, trunk: str, role: str, version: int) -> AnyReward:
     """One published reward model on the CPU in fp32, frozen, in evaluation mode."""
     model = load_any_reward(trunk)
     model.load_state_dict(weights.load(store, role, version))
@@ -78,7 +77,7 @@ def place_newcomers(
     return Ranking(prompt_id=earlier.prompt_id, aspect=earlier.aspect, places=places)
 
 
-def load_any_reward(source: str) -> RewardModel:
+def load_any_reward(source: str) -> AnyReward:
     """A reward model from this project's folder, "embedded:...", or an official file (local, or "owner/name:file")."""
     path = Path(checkpoint_path(source))
     if path.is_dir():

@@ -18,9 +18,15 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 
-FORMAT = "itercomp-reward-1"
+AnyReward = RewardModel | ConvReward
+AnyConfig = RewardConfig | ConvConfig
+
+# What config.json says under "format", and what it means.
+# Any: each class checks what it is given.
+FORMATS: dict[str, Any] = {"itercomp-reward-1": RewardConfig, "itercomp-conv-reward-1": ConvConfig}
 HEAD = "head.safetensors"
 IMAGEREWARD_MEAN, IMAGEREWARD_STD = 0.16717362830052426, 1.0333394966054072
 BERT = "google-bert/bert-base-uncased"
@@ -68,7 +74,7 @@ def official_names(config: RewardConfig) -> dict[str, str]:
     return names
 
 
-def save_reward(model: RewardModel, folder: Path) -> None:
+def save_reward(model: AnyReward, folder: Path) -> None:
     """Write weights, calibration, config and tokenizer to a new folder, which appears complete or not at all.
 
     Raises: CheckpointError if the folder exists: checkpoints are written once.
@@ -88,11 +94,12 @@ def save_reward(model: RewardModel, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def export_reward(model: RewardModel, folder: Path) -> None:
+def export_reward(model: AnyReward, folder: Path) -> None:
     """Write the model to a new folder in parts that plain transformers loads; `load_reward` reads it too.
 
-    `vision` and `text` are for BlipVisionModel's and BlipTextModel's from_pretrained, the folder itself for a
-    tokenizer's; head.safetensors holds the linear layers, the mean and the standard deviation.
+    Each of the model's `pretrained_parts` is a folder for its class's from_pretrained (BlipVisionModel's `vision` and
+    BlipTextModel's `text`), the folder itself for a tokenizer's; head.safetensors holds all other weights, the mean and
+    the standard deviation.
     Raises: CheckpointError if the folder exists.
     """
     folder = Path(folder)
@@ -101,9 +108,10 @@ def export_reward(model: RewardModel, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model.vision.save_pretrained(partial / "vision")
-        model.text.save_pretrained(partial / "text")
-        head = {name: t for name, t in model.state_dict().items() if not name.startswith(("vision.", "text."))}
+        for name, part in model.pretrained_parts.items():
+            part.save_pretrained(partial / name)
+        apart = tuple(f"{name}." for name in model.pretrained_parts)
+        head = {name: t for name, t in model.state_dict().items() if not name.startswith(apart)}
         save_file({name: t.detach().cpu().contiguous() for name, t in head.items()}, partial / HEAD)
         _save_rest(model, partial)
         partial.chmod(0o755)
@@ -112,33 +120,30 @@ def export_reward(model: RewardModel, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_reward(folder: Path) -> RewardModel:
+def load_reward(folder: Path) -> AnyReward:
     """A saved or exported reward model on the CPU, in eval mode, in the dtype it was saved in.
 
     Raises: CheckpointError for a missing or foreign folder, or weights that do not fit the config.
     """
     folder = Path(folder)
-    stored = _read_config(folder / "config.json")
-    has_tokenizer = stored.pop("has_tokenizer")
+    config, has_tokenizer = _read_config(folder / "config.json")
     tokenizer = None
     if has_tokenizer:
         if not (folder / "tokenizer.json").is_file():
             raise CheckpointError(f"{folder} lacks tokenizer.json: copy the whole folder")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    try:
-        config = RewardConfig(**stored)
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     return _model_of(config, tokenizer, _read_parts(folder), str(folder))
 
 
-def load_reward_config(source: str | Path) -> RewardConfig:
+def load_reward_config(source: str | Path) -> AnyConfig:
     """The sizes of a saved folder, without its weights; ImageReward's for anything else. Raises: CheckpointError."""
-    if not Path(source).is_dir():
-        return RewardConfig()
-    stored = _read_config(Path(source) / "config.json")
-    stored.pop("has_tokenizer")
-    return RewardConfig(**stored)
+    return _read_config(Path(source) / "config.json")[0] if Path(source).is_dir() else RewardConfig()
+
+
+def make_reward(config: AnyConfig, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0) -> AnyReward:
+    """A reward model of these sizes with new weights."""
+    make = RewardModel if isinstance(config, RewardConfig) else ConvReward
+    return make(config, tokenizer, seed=seed)  # type: ignore[arg-type]  # the config decided
 
 
 def load_official(
@@ -165,7 +170,10 @@ def load_official(
     ours_of = official_names(config)
     renamed = {ours_of.get(key, key): tensor.float() for key, tensor in state.items() if not _UNUSED.fullmatch(key)}
     renamed |= {"reward_mean": torch.tensor(mean), "reward_std": torch.tensor(std)}
-    return _model_of(config, tokenizer, renamed, str(source), {ours: theirs for theirs, ours in ours_of.items()})
+    told_as = {ours: theirs for theirs, ours in ours_of.items()}
+    model = _model_of(config, tokenizer, renamed, str(source), told_as)
+    assert isinstance(model, RewardModel)
+    return model
 
 
 def load_official_tokenizer(source: str | Path = BERT) -> PreTrainedTokenizerFast:
@@ -181,10 +189,11 @@ def load_official_tokenizer(source: str | Path = BERT) -> PreTrainedTokenizerFas
     return tokenizer
 
 
-def _save_rest(model: RewardModel, folder: Path) -> None:
+def _save_rest(model: AnyReward, folder: Path) -> None:
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
-    config = {"format": FORMAT, "has_tokenizer": model.tokenizer is not None, **asdict(model.config)}
+    form = next(form for form, kind in FORMATS.items() if isinstance(model.config, kind))
+    config = {"format": form, "has_tokenizer": model.tokenizer is not None, **asdict(model.config)}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
@@ -193,8 +202,8 @@ def _read_parts(folder: Path) -> dict[str, Tensor]:
     if not (folder / HEAD).is_file():
         return _read_tensors(folder / "model.safetensors")
     state = _read_tensors(folder / HEAD)
-    for part in ("vision", "text"):
-        state |= {f"{part}.{name}": t for name, t in _read_tensors(folder / part / "model.safetensors").items()}
+    for part in sorted(file.parent for file in folder.glob("*/config.json")):
+        state |= {f"{part.name}.{name}": t for name, t in _read_tensors(part / "model.safetensors").items()}
     return state
 
 
@@ -209,17 +218,17 @@ def _head_indices(config: RewardConfig) -> list[int]:
 
 
 def _model_of(
-    config: RewardConfig,
+    config: AnyConfig,
     tokenizer: PreTrainedTokenizerFast | None,
     state: Mapping[str, Tensor],
     source: str,
     told_as: Mapping[str, str] | None = None,
-) -> RewardModel:
+) -> AnyReward:
     with torch.device("meta"):  # no time or memory for weights that are about to be replaced
-        model = RewardModel(config, tokenizer)
+        model = make_reward(config, tokenizer)
     _check_fit(model.state_dict(), state, source, told_as or {})
     model.load_state_dict(dict(state), assign=True)
-    positions = torch.arange(config.text["max_position_embeddings"]).expand((1, -1))
+    positions = torch.arange(model.text.config.max_position_embeddings).expand((1, -1))
     # the one buffer that no checkpoint holds
     model.text.embeddings.register_buffer("position_ids", positions, persistent=False)
     if stranded := [name for name, tensor in model.named_buffers() if tensor.is_meta]:
@@ -244,19 +253,28 @@ def _check_fit(
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:  # Any: parsed JSON, checked by RewardConfig
+def _read_config(path: Path) -> tuple[AnyConfig, bool]:
+    """The sizes that a config.json holds, and whether a tokenizer lies beside it."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give the folder that save_reward wrote")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(stored, dict) or stored.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{path} is not of format {FORMAT!r}: give the folder that save_reward wrote")
-    expected = {"has_tokenizer", *(f.name for f in fields(RewardConfig))}
+    form = stored.pop("format", None) if isinstance(stored, dict) else None
+    if form not in FORMATS:
+        raise CheckpointError(
+            f"{path} is not of format {' or '.join(FORMATS)} but {form!r}: give the folder that save_reward wrote"
+        )
+    expected = {"has_tokenizer", *(f.name for f in fields(FORMATS[form]))}
     if expected != stored.keys():
         raise CheckpointError(f"{path} differs from this version's settings in {sorted(expected ^ stored.keys())}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    has_tokenizer = stored.pop("has_tokenizer")
+    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    try:
+        return FORMATS[form](**sizes), has_tokenizer
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _local_file(source: str | Path) -> Path:

@@ -6,18 +6,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from itercomp_rl.reward.model import RewardModel, TextTokens
+from itercomp_rl.reward.scorer import Scorer, TextTokens
 
 
 class RewardEnsemble(nn.Module):
     """The reward models of several aspects on one device, scored on the same images.
 
-    Models trained with frozen lower blocks share them: where the patch embedding and the first blocks are frozen and
+    Models trained with frozen lower blocks share them: where the stem and the first blocks are frozen and
     bit-identical in all, they run once. Rewards stay bit-equal to separate calls, image gradients equal to rounding.
     Example: RewardEnsemble({"attribute": a, "spatial": b}).score(image, {"attribute": a.tokenize(prompts), ...})
     """
 
-    def __init__(self, models: Mapping[str, RewardModel]) -> None:
+    def __init__(self, models: Mapping[str, Scorer]) -> None:
         super().__init__()
         if not models:
             raise ValueError("an ensemble needs the reward model of one aspect or more")
@@ -29,17 +29,18 @@ class RewardEnsemble(nn.Module):
         """Names of the models, in the order given."""
         return tuple(self.models)
 
-    def model(self, aspect: str) -> RewardModel:
+    def model(self, aspect: str) -> Scorer:
         """One aspect's model. Raises: ValueError for an aspect the ensemble does not hold."""
         if aspect not in self.models:
             raise ValueError(f"aspect is {aspect!r}: this ensemble holds {list(self.models)}")
-        return cast(RewardModel, self.models[aspect])
+        return cast(Scorer, self.models[aspect])
 
     @property
     def num_shared_blocks(self) -> int:
         """Vision blocks run once for all; measured anew after any vision weight was moved, written or (un)frozen."""
         models = [self.model(aspect) for aspect in self.aspects]
-        weights = [p for model in models for p in model.vision.parameters()]
+        parts = [part for model in models for part in (model.stem, *model.blocks)]
+        weights = [p for part in parts for p in part.parameters()]
         state = tuple((p.data_ptr(), p._version, p.requires_grad) for p in weights)
         if self._measured[0] != state:
             self._measured = (state, _count_shared_blocks(models))
@@ -50,7 +51,7 @@ class RewardEnsemble(nn.Module):
         return {aspect: self.model(aspect).tokenize(prompts) for aspect in self.aspects}
 
     def score(self, image_B3HW: Tensor, texts: Mapping[str, TextTokens]) -> dict[str, Tensor]:
-        """Standardised rewards [B] of images in 0..1 by every aspect in `texts`; as `RewardModel.score`."""
+        """Standardised rewards [B] of images in 0..1 by every aspect in `texts`; as `Scorer.score`."""
         models = {aspect: self.model(aspect) for aspect in texts}
         shared = self.num_shared_blocks
         if not shared or len(texts) < 2:
@@ -66,25 +67,18 @@ class RewardEnsemble(nn.Module):
         return rewards
 
 
-def _count_shared_blocks(models: Sequence[RewardModel]) -> int:
+def _count_shared_blocks(models: Sequence[Scorer]) -> int:
     first, *others = models
-    if any(_vision_recipe(first) != _vision_recipe(other) for other in others):
+    if any(first.vision_recipe != other.vision_recipe for other in others):
         return 0
-    if not _is_same_frozen([model.vision.embeddings for model in models]):
+    if not _is_same_frozen([model.stem for model in models]):
         return 0
     num_shared = 0
-    for blocks in zip(*(model.vision.encoder.layers for model in models), strict=False):
+    for blocks in zip(*(model.blocks for model in models), strict=False):
         if not _is_same_frozen(blocks):
             break
         num_shared += 1
     return num_shared
-
-
-def _vision_recipe(model: RewardModel) -> tuple[object, ...]:
-    """All that decides the prefix beside its weights; the number of heads cannot be read off the weights."""
-    config = model.config
-    depthless = {key: value for key, value in config.vision.items() if key != "num_hidden_layers"}
-    return depthless, config.image_size, config.image_mean, config.image_std
 
 
 def _is_same_frozen(modules: Sequence[nn.Module]) -> bool:

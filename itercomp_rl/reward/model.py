@@ -9,17 +9,26 @@ computes only the one token the head reads, several captions share one image, an
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel, PreTrainedTokenizerFast
+from transformers import (
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.blip.modeling_blip import BlipEncoderLayer
 from transformers.models.blip.modeling_blip_text import BlipTextAttention, BlipTextLayer
 
 from itercomp_rl.attention import kernel
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.reward.scorer import Scorer, check_tokenizer
+from itercomp_rl.reward.scorer import TextTokens as TextTokens
 
 Sizes = Mapping[str, Any]  # Any: handed on to transformers' config classes, which check each value
 
@@ -114,13 +123,6 @@ def _complete(tower: str, given: Sizes, sizes: Sequence[str], constants: Sizes) 
     return {"intermediate_size": 4 * width, **constants, **given}
 
 
-class TextTokens(NamedTuple):
-    """Captions as the text encoder reads them: ids and 0/1 mask, int64 [B,L], or [B,C,L] for C captions an image."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
 class LinearHead(nn.Module):
     """The stack of linear layers that turns token 0 [*,W] into a raw reward [*]; dropout between, no activation.
 
@@ -152,26 +154,21 @@ _HEAD_STD = {
 }
 
 
-class RewardModel(nn.Module):
-    """One aspect's scorer. `forward` gives raw rewards to learn from, `score` standardised ones to compare or to climb.
+class RewardModel(Scorer):
+    """BLIP's scorer. Initial weights follow from `seed` alone and leave the global generator as it was.
 
-    reward_mean and reward_std are buffers, so they travel with the weights; 0 and 1 until `calibrate`.
-    Initial weights follow from `seed` alone and leave the global generator as it was. Built in train mode, as modules
-    are: `score` refuses it, since dropout alone moves a score by about its own spread.
+    `attention` is the vision tower's; captions are masked, which FlashAttention cannot do.
     Raises: ConfigError for a tokenizer without padding token or with more tokens than the text encoder.
     """
-
-    reward_mean: Tensor
-    reward_std: Tensor
 
     def __init__(
         self, config: RewardConfig, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0
     ) -> None:
-        super().__init__()
-        _check_tokenizer(tokenizer, config.text["vocab_size"])
+        super().__init__(tokenizer)
+        check_tokenizer(tokenizer, config.text["vocab_size"])
         self.config = config
-        self.tokenizer = tokenizer
-        self.attention = "sdpa"  # or "flash", of the vision tower; captions are masked, which FlashAttention cannot do
+        self.image_size, self.image_mean, self.image_std = config.image_size, config.image_mean, config.image_std
+        self.max_text_tokens = config.max_text_tokens
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.vision = BlipVisionModel(BlipVisionConfig(image_size=config.image_size, **config.vision))
@@ -188,79 +185,37 @@ class RewardModel(nn.Module):
                 add_pooling_layer=False,
             )
             self.mlp = LinearHead(config)
-        self.register_buffer("reward_mean", torch.tensor(0.0))
-        self.register_buffer("reward_std", torch.tensor(1.0))
 
-    def tokenize(self, prompts: Sequence[str]) -> TextTokens:
-        """Ids and mask [B, max_text_tokens], padded and truncated, on the model's device."""
-        if self.tokenizer is None:
-            raise ConfigError("this reward model has no tokenizer: give one to RewardModel, or load one that was saved")
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=self.config.max_text_tokens,
-            return_tensors="pt",
-        )
-        device = self.reward_mean.device
-        return TextTokens(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+    @property
+    def stem(self) -> nn.Module:
+        return self.vision.embeddings
 
-    def preprocess(self, image_B3HW: Tensor) -> Tensor:
-        """Images of any size in 0..1 -> [B,3,S,S]: shorter side to S (bicubic, antialias), centre crop, normalised."""
-        if not image_B3HW.is_floating_point() or image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3:
-            raise ValueError(
-                f"image is {image_B3HW.dtype} {list(image_B3HW.shape)}: must be floats in 0..1, shaped [B,3,H,W]"
-            )
-        image = _shorter_side_to(self.config.image_size, image_B3HW)
-        mean, std = (image.new_tensor(c).view(3, 1, 1) for c in (self.config.image_mean, self.config.image_std))
-        return (image - mean) / std
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.vision.encoder.layers
 
-    def forward(self, image_preprocessed: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raw rewards [B] of preprocessed images [B,3,S,S] under captions [B,L]; [B,C] under C captions each."""
-        return self.score_tokens(self.encode_image(image_preprocessed), input_ids, attention_mask)
+    @property
+    def vision_recipe(self) -> tuple[object, ...]:
+        """The number of heads cannot be read off the weights."""
+        depthless = {key: value for key, value in self.config.vision.items() if key != "num_hidden_layers"}
+        return depthless, self.image_size, self.image_mean, self.image_std
 
-    def score(self, image_B3HW: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Standardised rewards [B], float32, of images in 0..1; differentiable in the image.
-
-        Raises: RuntimeError in train mode. It is not switched off here: a score must not change a learner's mode.
-        """
-        self.require_eval()
-        return self.standardise(self(self.preprocess(image_B3HW), input_ids, attention_mask))
-
-    def standardise(self, raw: Tensor) -> Tensor:
-        """(raw - mean) / std of the held-out images the model was calibrated on."""
-        return (raw.float() - self.reward_mean.float()) / self.reward_std.float()
-
-    def calibrate(self, raw_N: Tensor) -> None:
-        """Take mean and (unbiased) standard deviation from raw rewards of held-out images.
-
-        Raises: ValueError for fewer than two, a value not finite, or no spread.
-        """
-        raw_N = raw_N.detach().double().flatten()
-        if raw_N.numel() < 2 or not bool(raw_N.isfinite().all()) or float(raw_N.std()) == 0:
-            raise ValueError(
-                f"cannot calibrate on {raw_N.numel()} raw rewards between {raw_N.tolist()[:8]}...: needs two or more, "
-                "finite, not all equal"
-            )
-        self.reward_mean.copy_(raw_N.mean())
-        self.reward_std.copy_(raw_N.std())
-
-    def encode_image(self, image_preprocessed: Tensor) -> Tensor:
-        """Image tokens [B,N,D]; encode once, then score any number of captions."""
-        return self.vision_suffix(self.vision_prefix(image_preprocessed, 0), 0)
+    @property
+    def pretrained_parts(self) -> dict[str, PreTrainedModel]:
+        return {"vision": self.vision, "text": self.text}
 
     def vision_prefix(self, image_preprocessed: Tensor, num_blocks: int) -> Tensor:
         """Hidden tokens [B,N,D] after the first `num_blocks` vision blocks."""
         return self._run_blocks(self.vision.embeddings(image_preprocessed), 0, num_blocks)
 
-    def vision_suffix(self, hidden_BND: Tensor, num_blocks: int) -> Tensor:
+    def vision_suffix(self, hidden: Tensor, num_blocks: int) -> Tensor:
         """Image tokens [B,N,D] from what `vision_prefix` gave for the same `num_blocks`."""
         depth = len(self.vision.encoder.layers)
-        return self.vision.post_layernorm(self._run_blocks(hidden_BND, num_blocks, depth))
+        return self.vision.post_layernorm(self._run_blocks(hidden, num_blocks, depth))
 
-    def score_tokens(self, image_tokens_BND: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def score_tokens(self, image_features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Raw rewards [B] of encoded images under captions [B,L]; [B,C] under [B,C,L]."""
-        feature = self.text_features(image_tokens_BND, input_ids, attention_mask)
+        feature = self.text_features(image_features, input_ids, attention_mask)
         return self.mlp(feature)
 
     def text_features(self, image_tokens_BND: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -281,11 +236,6 @@ class RewardModel(nn.Module):
             hidden = _text_layer(cast(BlipTextLayer, layer), query, hidden, mask_T11L, image_tokens_BND)
         return hidden[:, 0].view(*input_ids.shape[:-1], -1)
 
-    def require_eval(self) -> None:
-        """Raises: RuntimeError if any part is in train mode."""
-        if any(module.training for module in self.modules()):
-            raise RuntimeError("the reward model is in train mode and its score would be noise: call eval() first")
-
     def _run_blocks(self, hidden_BND: Tensor, first: int, end: int) -> Tensor:
         layers = self.vision.encoder.layers
         for i in range(first, end):
@@ -293,17 +243,6 @@ class RewardModel(nn.Module):
             with kernel(self.attention):
                 hidden_BND = _vision_block(cast(BlipEncoderLayer, layers[i]), hidden_BND, drop_path)
         return hidden_BND
-
-
-def _shorter_side_to(size: int, image_B3HW: Tensor) -> Tensor:
-    height, width = image_B3HW.shape[-2:]
-    short = min(height, width)
-    if short != size:
-        target = (int(size * height / short), int(size * width / short))
-        image_B3HW = F.interpolate(image_B3HW, target, mode="bicubic", antialias=True, align_corners=False)
-        height, width = target
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image_B3HW[..., top : top + size, left : left + size]
 
 
 def _vision_block(layer: BlipEncoderLayer, hidden_BND: Tensor, drop_path: float) -> Tensor:
@@ -347,12 +286,3 @@ def _drop_path(branch_BND: Tensor, rate: float) -> Tensor:
         return branch_BND
     keep = branch_BND.new_empty(len(branch_BND), 1, 1).bernoulli_(1 - rate)
     return branch_BND * keep / (1 - rate)
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerFast | None, vocab_size: int) -> None:
-    if tokenizer is None:
-        return
-    if tokenizer.pad_token is None:
-        raise ConfigError("the reward tokenizer has no padding token: set tokenizer.pad_token, e.g. to '[PAD]'")
-    if len(tokenizer) > vocab_size:
-        raise ConfigError(f"the reward tokenizer has {len(tokenizer)} tokens, text vocab_size is {vocab_size}: too few")

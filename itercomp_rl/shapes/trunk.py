@@ -4,6 +4,7 @@ The pictures are what feedback learning will show it: renders, and clean-image p
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.shapes.models import MAX_TOKENS, make_scheduler
@@ -67,15 +68,25 @@ def trunk_config(tokenizer: PreTrainedTokenizerFast) -> RewardConfig:
     )
 
 
-def make_pictures(
-    scenes: list[Scene], vae: AutoencoderKL, unet: UNet2DConditionModel, states: Tensor, seed: int, max_t: int = 800
-) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A model whose mid-flight predictions are pictures: its share of all, and the noise level it starts below."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    share: float
+    max_t: int  # of 1000 noise levels
+
+
+def make_pictures(scenes: list[Scene], source: Source, states: Tensor, seed: int) -> dict[str, Tensor]:
     """Pictures [N,3,32,32] u8 of `scenes`, and what each 4x4 patch shows.
 
     A third is rendered, the rest are predicted mid-flight.
 
     states: the text encoder's output for each scene, [N, tokens, width].
     """
+    vae, unet = source.vae, source.unet
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     layouts = [place(scene, rng) for scene in scenes]
     pixels = torch.from_numpy(render(scenes, layouts)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -86,7 +97,7 @@ def make_pictures(
         x = pixels[start : start + 256]
         with torch.no_grad():
             z = vae.encode(x, return_dict=False)[0].sample(generator) * scale
-            t = torch.randint(0, max_t, (len(x),), generator=generator)
+            t = torch.randint(0, source.max_t, (len(x),), generator=generator)
             noise = torch.randn(z.shape, generator=generator)
             noised = scheduler.add_noise(z, noise, t)  # type: ignore[arg-type]
             v = unet(noised, t, states[start : start + 256]).sample
@@ -156,6 +167,7 @@ class CaptionTable:
     """Token ids and masks of every caption of a split: [scenes, NUM_WAYS, tokens]."""
 
     def __init__(self, split: str, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.split = split
         self.scenes = World().scenes(split)
         self.row = {scene: i for i, scene in enumerate(self.scenes)}
         texts = [caption(scene, way) for scene in self.scenes for way in range(NUM_WAYS)]
@@ -167,15 +179,15 @@ class CaptionTable:
 def train_trunk(
     folder: Path,
     tokenizer: PreTrainedTokenizerFast,
-    sources: tuple[AutoencoderKL, list[UNet2DConditionModel], nn.Module],
+    sources: list[Source],
     *,
     num_pictures: int,
     num_steps: int,
     seed: int,
 ) -> tuple[RewardModel, dict[str, float]]:
-    """The trunk and its held-out accuracies; sources: the VAE, the UNets that predict pictures, the text encoder."""
+    """The trunk and its held-out accuracies; pictures come from `sources`, as `picture_pool` makes them."""
     table = CaptionTable("train", tokenizer)
-    data = _pool(folder / "trunk-train.safetensors", table, sources, num_pictures, seed)
+    data = picture_pool(folder / "trunk-train.safetensors", table, sources, num_pictures, seed)
     attribute, relation = wrong_rows(table.scenes, table.row, "train", 8, seed)
     model = RewardModel(trunk_config(tokenizer), tokenizer, seed=seed)
     reader = _Reader(model)
@@ -260,33 +272,37 @@ class _Reader(nn.Module):
         return found.last_hidden_state.view(size, num, length, -1)
 
 
-def _pool(path: Path, table: CaptionTable, sources: tuple, num: int, seed: int) -> dict[str, Tensor]:
+def picture_pool(path: Path, table: CaptionTable, sources: list[Source], num: int, seed: int) -> dict[str, Tensor]:
+    """About `num` pictures of the table's split with the rows of their captions, kept in `path`; as `make_pictures`."""
     if not path.exists():
-        vae, unets, text_encoder = sources
-        split = "train" if "train" in path.name else "test"
         parts = []
-        for i, unet in enumerate(unets):
+        for i, source in enumerate(sources):
             rng = np.random.default_rng(seed + 31 * i)
-            scenes = draw_scenes(World(), split, num // len(unets), rng)
+            scenes = draw_scenes(World(), table.split, round(num * source.share), rng)
             rows = torch.tensor([table.row[scene] for scene in scenes])
             way = torch.from_numpy(rng.integers(NUM_WAYS, size=len(rows)))
             with torch.no_grad():
                 states = torch.cat(
-                    [text_encoder(input_ids=ids).last_hidden_state for ids in table.ids[rows, way].split(512)]
+                    [source.text_encoder(input_ids=ids).last_hidden_state for ids in table.ids[rows, way].split(512)]
                 )
-            parts.append({**make_pictures(scenes, vae, unet, states, seed + i), "rows": rows})
+            parts.append({**make_pictures(scenes, source, states, seed + i), "rows": rows})
         save_file({key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}, path)
-        log.info("made %d pictures (%s)", num, split)
+        log.info("made %d pictures (%s)", num, table.split)
     return load_file(path)
 
 
 @torch.no_grad()
 def measure_trunk(
-    model: RewardModel, folder: Path, tokenizer: PreTrainedTokenizerFast, sources: tuple, seed: int, num: int = 2000
+    model: RewardModel,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    sources: list[Source],
+    seed: int,
+    num: int = 2000,
 ) -> dict[str, float]:
     """Share of held-out pictures whose right caption beats one wrong in one aspect, by aspect and noise level."""
     table = CaptionTable("test", tokenizer)
-    data = _pool(folder / "trunk-test.safetensors", table, sources, num, seed + 1)
+    data = picture_pool(folder / "trunk-test.safetensors", table, sources, num, seed + 1)
     rng = np.random.default_rng(seed)
     model.eval()
     pairs: dict[str, list[tuple[int, int, int]]] = {}

@@ -43,6 +43,7 @@ def settings(model: Path, *overrides: str) -> Config:
         [
             f"policy.model={model}",
             "policy.size_px=32",
+            "reward.trunk=embedded:trunk",
             "policy.num_steps=6",
             "policy.batch=2",
             "policy.rollout_batch=2",
