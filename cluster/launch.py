@@ -37,6 +37,7 @@ from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
+from itercomp_rl.reward.source import check_reward_source
 from itercomp_rl.roles import Team
 from itercomp_rl.rules import PLANNED, is_rank_file
 from itercomp_rl.run_logs import JsonLines
@@ -97,6 +98,10 @@ def check_models(config: Config) -> None:
                 f"or {kinds} checkpoint"
             )
     check_sampler(pipeline, config.policy.sampler)
+    check_reward_source("reward.trunk", config.reward.trunk)
+    if "reward" in (config.judge.first_round, config.evaluation.judge):
+        for aspect, source in config.judge.reward_models.items():
+            check_reward_source(f"judge.reward_models.{aspect}", source)
 
 
 def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:
@@ -122,7 +127,10 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     check_ranks(config, plan.gallery_prompts)
     from itercomp_rl.memory import check_memory  # here: it imports every model class, and most mistakes show above
 
-    check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)})
+    table = check_memory(
+        config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)}
+    )
+    log.info("memory, as estimated:\n%s", table)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
     with logging_to(config), cluster(address), MemoryPeak() as peak:
