@@ -1,10 +1,12 @@
 """Step 5 of a prompt's road: a roller denoises without gradient, under the policy version told, up to the mid step."""
 
+from collections.abc import Sequence
+
 import torch
 
 from itercomp_rl.attention import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
-from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.models import checkpoint_path
@@ -15,10 +17,14 @@ from itercomp_rl.store.store import Store
 class Roller:
     """One copy of the policy, refreshed from the store between rollouts, never within one."""
 
-    def __init__(self, store: Store, settings: PolicyConfig, device: torch.device) -> None:
+    def __init__(self, store: Store, settings: PolicyConfig, device: torch.device, prompts: Sequence[str]) -> None:
+        """prompts: the texts that orders will name; they are encoded here, and the text encoders let go."""
         self._store, self._settings = store, settings
-        self._policy = load_policy(
+        self._encoded = EncodedPrompts()
+        self._policy = load_told(
             checkpoint_path(settings.model),
+            prompts,
+            self._encoded,
             dtype=settings.engine.dtype,
             device=device,
             resolution_px=settings.size_px,
@@ -36,7 +42,7 @@ class Roller:
             if settings.compile and policy.network is policy.trainable:  # once it has its adapter
                 policy.network = torch.compile(policy.trainable)
         generators = image_generators(order.seeds)
-        cond = policy.encode([prompt.text for prompt in order.prompts])
+        cond = self._encoded.of([prompt.text for prompt in order.prompts], policy.device)
         schedule = policy.schedule(settings.num_steps, settings.sampler)
         latents, points = policy.start_latents(generators), []
         before: list[int] = [0] * len(order.prompts)

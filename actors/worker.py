@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,7 +37,8 @@ class WorkerSpec:
 class Worker:
     """Lives in its own process; builds each role on its first call, so that a restarted process is whole again."""
 
-    def __init__(self, spec: WorkerSpec, config: Config) -> None:
+    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[str] = ()) -> None:
+        """prompts: the texts that rollouts will name, for rollers and policy learners."""
         import torch  # here, not above: the driver imports this file and needs no torch
 
         from itercomp_rl.store.store import open_store
@@ -53,7 +54,7 @@ class Worker:
         if device == "auto":
             device = "cuda" if spec.gpus and torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
-        self._spec, self._config = spec, config
+        self._spec, self._config, self._prompts = spec, config, prompts
         self._store = open_store(config.store_url, durable=config.store.durable)
         self._roles: dict[str, Any] = {}
         self._meter = ProcessMeter(spec.label)
@@ -95,7 +96,7 @@ class Worker:
         """A roller."""
         from actors.roller import Roller
 
-        return Roller(self._store, self._config.policy, self._device)
+        return Roller(self._store, self._config.policy, self._device, self._prompts)
 
     def make_reward_learner(self) -> Any:
         """One aspect's reward learner."""
@@ -111,7 +112,13 @@ class Worker:
         config = self._config
         checkpoints = Path(config.run_folder) / "checkpoints"
         return PolicyLearner(
-            self._store, config.policy, config.reward.trunk, checkpoints, config.run.seed, self._device
+            self._store,
+            config.policy,
+            config.reward.trunk,
+            checkpoints,
+            config.run.seed,
+            self._device,
+            self._prompts,
         )
 
 

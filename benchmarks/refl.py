@@ -140,10 +140,11 @@ def ours(root: Path, store: Store, name: str, *overrides: str) -> Callable[[], N
         rewards=dict.fromkeys(ASPECTS, report),
         rankings=(),
     )
-    learner = PolicyLearner(store, config.policy, config.reward.trunk, root / name, config.run.seed, CPU)
+    seed, plan = config.run.seed, Plan(config=config)
+    learner = PolicyLearner(store, config.policy, config.reward.trunk, root / name, seed, CPU, plan.rolled_prompts)
     learner.join(Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo"))
     learner.open(order)
-    roller, plan = Roller(store, config.policy, CPU), Plan(config=config)
+    roller = Roller(store, config.policy, CPU, plan.rolled_prompts)
     number = 0
 
     def update() -> None:
@@ -167,6 +168,8 @@ def bare(root: Path, store: Store) -> Callable[[], None]:
     average = copy.deepcopy(unet).requires_grad_(False)
     side = unet.config.sample_size
     ids = torch.tensor([[2.0 * side, 2.0 * side, 0, 0, 2.0 * side, 2.0 * side]]).repeat(ROLLOUT, 1)
+    with torch.no_grad():  # before the clock, as ours
+        told, _, pooled_all, _ = pipeline.encode_prompt(PROMPTS, None, CPU, 1, False)
     number = 0
 
     def predict(latents: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -175,10 +178,10 @@ def bare(root: Path, store: Store) -> Callable[[], None]:
 
     def gradient() -> None:
         nonlocal number
-        prompts = [PROMPTS[(number * ROLLOUT + i) % len(PROMPTS)] for i in range(ROLLOUT)]
+        rows = [(number * ROLLOUT + i) % len(PROMPTS) for i in range(ROLLOUT)]
+        prompts, tokens, pooled = [PROMPTS[row] for row in rows], told[rows], pooled_all[rows]
         number += 1
         with torch.no_grad():
-            tokens, _, pooled, _ = pipeline.encode_prompt(prompts, None, CPU, 1, False)
             latents = torch.randn(ROLLOUT, 4, side, side)
             for t in scheduler.timesteps[:MID]:
                 latents = scheduler.step(predict(latents, t, (tokens, pooled)), t, latents, return_dict=False)[0]

@@ -37,6 +37,7 @@ from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
+from itercomp_rl.reward.source import check_reward_source
 from itercomp_rl.roles import Team
 from itercomp_rl.rules import PLANNED, is_rank_file
 from itercomp_rl.run_logs import JsonLines
@@ -97,6 +98,10 @@ def check_models(config: Config) -> None:
                 f"or {kinds} checkpoint"
             )
     check_sampler(pipeline, config.policy.sampler)
+    check_reward_source("reward.trunk", config.reward.trunk)
+    if "reward" in (config.judge.first_round, config.evaluation.judge):
+        for aspect, source in config.judge.reward_models.items():
+            check_reward_source(f"judge.reward_models.{aspect}", source)
 
 
 def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:
@@ -122,11 +127,15 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     check_ranks(config, plan.gallery_prompts)
     from itercomp_rl.memory import check_memory  # here: it imports every model class, and most mistakes show above
 
-    check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)})
+    table = check_memory(
+        config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)}
+    )
+    log.info("memory, as estimated:\n%s", table)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
     with logging_to(config), cluster(address), MemoryPeak() as peak:
-        handles = start_workers(config)
+        prompts = ray.put(plan.rolled_prompts)  # held here: a process that starts again asks for it again
+        handles = start_workers(config, prompts)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
@@ -271,14 +280,14 @@ def cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def start_workers(config: Config) -> dict[str, WorkerHandle]:
-    """Every process of the run, by label, once all of them answer.
+def start_workers(config: Config, prompts: ray.ObjectRef) -> dict[str, WorkerHandle]:
+    """Every process of the run, by label, once all of them answer. prompts: the texts that rollouts will name.
 
     Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.
     """
     specs = workers(config)
     check_room(specs, ray.cluster_resources())
-    handles = {spec.label: _start(spec, config) for spec in specs}
+    handles = {spec.label: _start(spec, config, prompts) for spec in specs}
     waiting = {handle.ready.remote(): label for label, handle in handles.items()}
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=config.actors.start_timeout_s)
     if late:
@@ -291,9 +300,9 @@ def start_workers(config: Config) -> dict[str, WorkerHandle]:
     return handles
 
 
-def _start(spec: WorkerSpec, config: Config) -> WorkerHandle:
+def _start(spec: WorkerSpec, config: Config, prompts: ray.ObjectRef) -> WorkerHandle:
     remote = ray.remote(Worker).options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_restarts=-1)
-    return remote.remote(spec, config)
+    return remote.remote(spec, config, prompts)
 
 
 def make_team(config: Config, handles: dict[str, WorkerHandle]) -> Team:

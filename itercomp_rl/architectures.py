@@ -175,6 +175,7 @@ class Sizes:
     vae_params: int
     text_params: int
     lora_params: int  # for a rank of 1; proportional to the rank
+    prompt_numbers: int  # that tell the network one prompt
     network_bytes: int
     vae_bytes: int
 
@@ -196,8 +197,10 @@ def sizes(
     network = _build(WEIGHTS_NEEDED[found.pipeline][family.trainable_name], found.network, dtype)
     check_targets(network, targets)
     vae = _build("AutoencoderKL", found.vae, torch.float32)
+    told = _conditioning(network, found.pipeline)
     factor = 2 ** (len(found.vae["block_out_channels"]) - 1)
     side = resolution_px or (1024 if found.pipeline == "FluxPipeline" else network.config.sample_size * factor)
+    latents = (1, vae.config.latent_channels, side // factor, side // factor)
     return Sizes(
         pipeline=found.pipeline,
         resolution_px=side,
@@ -205,8 +208,9 @@ def sizes(
         vae_params=num_params(vae),
         text_params=found.text_params,
         lora_params=_lora_params(network, targets or family.lora_targets),
-        network_bytes=kept_bytes(network, lambda: _call(network, family, found.pipeline, side // factor), recomputes),
-        vae_bytes=kept_bytes(vae, lambda: _decode(vae, side // factor), recomputes),
+        prompt_numbers=told.tokens.numel() + (0 if told.pooled is None else told.pooled.numel()),
+        network_bytes=kept_bytes(network, lambda: _call(network, family, told, latents), recomputes),
+        vae_bytes=kept_bytes(vae, lambda: _decode(vae, latents), recomputes),
     )
 
 
@@ -227,28 +231,30 @@ def _lora_params(network: nn.Module, targets: tuple[str, ...]) -> int:
     return sum(part.in_features + part.out_features for part in layers if isinstance(part, nn.Linear))
 
 
-def _call(network: Any, family: Family, pipeline: str, side: int) -> Tensor:
+def _conditioning(network: Any, pipeline: str) -> Conditioning:
+    """Of one image, without content."""
     config = network.config
     width = config.get("joint_attention_dim") or config.cross_attention_dim
     pooled = config.get("pooled_projection_dim")
     if time_dim := config.get("addition_time_embed_dim"):
         pooled = config.projection_class_embeddings_input_dim - 6 * time_dim
-    channels = config.in_channels // (4 if pipeline == "FluxPipeline" else 1)
     with torch.device("meta"):
-        cond = Conditioning(
+        return Conditioning(
             tokens=torch.empty(1, _TEXT_TOKENS[pipeline], width),
             pooled=None if pooled is None else torch.empty(1, pooled),
             time_ids=torch.empty(1, 6) if time_dim else None,
             guidance=torch.empty(1) if config.get("guidance_embeds") else None,
         )
-        latents = torch.empty(1, channels, side, side, dtype=network.dtype)
-        return family.call(network, latents, torch.empty(1), cond)
 
 
-def _decode(vae: Any, side: int) -> Tensor:
+def _call(network: Any, family: Family, cond: Conditioning, latents: tuple[int, ...]) -> Tensor:
     with torch.device("meta"):
-        latents = torch.empty(1, vae.config.latent_channels, side, side, requires_grad=True)
-        return vae.decode(latents, return_dict=False)[0]
+        return family.call(network, torch.empty(latents, dtype=network.dtype), torch.empty(1), cond)
+
+
+def _decode(vae: Any, latents: tuple[int, ...]) -> Tensor:
+    with torch.device("meta"):
+        return vae.decode(torch.empty(latents, requires_grad=True), return_dict=False)[0]
 
 
 def kept_bytes(module: Any, forward: Callable[[], Tensor], recomputes: bool = False) -> int:

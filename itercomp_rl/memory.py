@@ -62,7 +62,7 @@ def check_memory(config: Config, processes: Mapping[str, tuple[Sequence[str], fl
     Raises: ConfigError with the table and the settings that would help, if something cannot fit.
     """
     places = [
-        Place(label=label, gpus=gpus, needs=tuple(_need(config, role) for role in roles))
+        Place(label=label, gpus=gpus, needs=tuple(_need(config, role, gpus > 0) for role in roles))
         for label, (roles, gpus) in processes.items()
     ]
     lines, too_much = memory_table(config, places)
@@ -106,9 +106,27 @@ def _gpu_gib_here() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GIB
 
 
-def _need(config: Config, role: str) -> Need:
+def _need(config: Config, role: str, on_gpu: bool) -> Need:
     kind = role.split("-")[0]
-    return Need(role=role, parts=_NEEDS[kind](config))
+    parts = _NEEDS[kind](config)
+    if kind in ("policy_learner", "roller"):
+        parts |= _text(config, parts, on_gpu)
+    return Need(role=role, parts=parts)
+
+
+def _text(config: Config, parts: Mapping[str, int], on_gpu: bool) -> dict[str, int]:
+    """Text encoders leave before the rest comes: they count as far as they are more. What they said stays in RAM.
+
+    On a GPU they are alone at first; on a CPU network and VAE are in memory by then.
+    """
+    policy, found, width = config.policy, _policy_sizes(config), DTYPES[config.policy.engine.dtype].itemsize
+    later = sum(size for name, size in parts.items() if on_gpu or name not in ("network", "VAE"))
+    found_first = {"text encoders at first": max(0, found.text_params * width - later)}
+    if on_gpu:
+        return found_first
+    num = min(config.prompts.policy, policy.updates * policy.batch * config.run.rounds)
+    num += config.prompts.gallery if policy.pretraining_weight else 0
+    return found_first | {"encoded prompts": num * found.prompt_numbers * width}
 
 
 def _policy_sizes(config: Config) -> Sizes:
@@ -136,7 +154,6 @@ def _learner(config: Config) -> dict[str, int]:
         "network": whole // (ranks if policy.engine.zero_stage == 3 else 1),
         **_training(policy.engine, trained, ranks),
         "VAE": found.vae_params * 4,
-        "text encoders": found.text_params * width,
         "reward models": num_aspects * rewards.params * 4,
         "activations": policy.rollout_batch
         * (found.network_bytes * guided * policy.grad_steps + found.vae_bytes + num_aspects * rewards.image_bytes),
@@ -164,7 +181,6 @@ def _roller(config: Config) -> dict[str, int]:
     return {
         "network": (found.network_params + adapter) * width,
         "VAE": found.vae_params * 4,
-        "text encoders": found.text_params * width,
     }
 
 

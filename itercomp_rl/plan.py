@@ -159,6 +159,15 @@ class Plan:
             mid_steps=self._mid_steps(rng, size),
         )
 
+    @cached_property
+    def rolled_prompts(self) -> tuple[str, ...]:
+        """The texts that rollouts of any round meet, each once: what rollers and learners encode before they start."""
+        size, prompts = self.config.policy.batch * self.config.policy.updates, self.policy_prompts
+        rows = set(range(len(prompts)))
+        if size < len(prompts):  # else every round meets every prompt
+            rows = {row for round_ in range(self.rounds) for row in self._prompt_rows(round_, 0, size)}
+        return tuple(dict.fromkeys(prompts[row].text for row in sorted(rows)))
+
     def _mid_steps(self, rng: np.random.Generator, size: int) -> tuple[tuple[int, ...], ...]:
         """Uniform steps of each image, the same one never twice, rising from point to point."""
         policy = self.config.policy

@@ -161,6 +161,20 @@ def _attention(config: Config) -> None:
         _require(not config.gallery.compile, "gallery.compile", config.gallery.compile, why)
 
 
+def _half_precision(config: Config) -> None:
+    """fp16 is for GPUs alone; where the device is chosen by itself, a sampler without one draws on the CPU."""
+    actors = config.actors
+    roles = (actors.samplers, actors.judges, actors.rollers, actors.reward_learners, actors.policy_learners)
+    has_gpu = max(role.gpus for role in roles) if actors.layout == "shared" else actors.samplers.gpus
+    if actors.device != "cpu" and (has_gpu or actors.device != "auto"):
+        return
+    for key, dtype in {
+        "gallery.dtype": config.gallery.dtype,
+        **{f"gallery.members.{name}.dtype": member.dtype for name, member in config.gallery.members.items()},
+    }.items():
+        _require(dtype != "fp16", key, dtype, "samplers run on the CPU, which computes bf16 or fp32 but not fp16")
+
+
 def _planned(name: str, member: MemberConfig, planners: Mapping[str, PlannerConfig]) -> None:
     key = f"gallery.members.{name}"
     if member.system in PLANNED:
@@ -268,6 +282,7 @@ def check(config: Config) -> None:
     )
     _one_of("policy.sampler", policy.sampler, ("ddim", "ddpm", "euler", "renoise"))
     _attention(config)
+    _half_precision(config)
     _one_of("actors.layout", config.actors.layout, ("shared", "separate"))
     for tracker in config.tracking.trackers:
         _one_of("tracking.trackers", tracker, ("tensorboard", "wandb", "mlflow", "trackio"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itercomp_rl.attention import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
-from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.lora import Lora, add_lora, has_lora
 from itercomp_rl.diffusion.policy import Conditioning, Policy
 from itercomp_rl.diffusion.published import LORA, load_published
@@ -39,10 +39,19 @@ class PolicyLearner:
     """Learns one round at a time. Every rank of the group makes the same calls in the same order."""
 
     def __init__(
-        self, store: Store, settings: PolicyConfig, trunk: str, checkpoints: Path, seed: int, device: torch.device
+        self,
+        store: Store,
+        settings: PolicyConfig,
+        trunk: str,
+        checkpoints: Path,
+        seed: int,
+        device: torch.device,
+        prompts: Sequence[str],
     ) -> None:
+        """prompts: the texts that rollouts will name; encoded when a round opens, with those of its gallery images."""
         self._store, self._settings, self._trunk, self._seed, self._device = store, settings, trunk, seed, device
-        self._checkpoints = checkpoints
+        self._checkpoints, self._prompts = checkpoints, prompts
+        self._encoded = EncodedPrompts()  # outlives rounds: later ones load no text encoders
         self._images = ImageReader(store)
         self._joined: Group | None = None
         self._task: _Task | None = None
@@ -60,7 +69,8 @@ class PolicyLearner:
     def open(self, order: PolicyOrder) -> int:
         """Load policy, reward models and this round's newest checkpoint; publish live weights; returns updates made."""
         settings = self._settings
-        policy = self._policy(order)
+        gallery = self._gallery_images(order) if settings.pretraining_weight else []
+        policy = self._policy(order, [prompt.text for prompt, _ in gallery])
         engine = open_engine(policy.trainable, engine_spec(settings.engine), self._group, self._device)
         policy.network = engine.module
         if newest := self._newest(order.round):
@@ -88,7 +98,7 @@ class PolicyLearner:
                 num_grad_steps=settings.grad_steps,
                 guidance=settings.rollout_guidance,
             ),
-            gallery=self._gallery_images(order) if settings.pretraining_weight else [],
+            gallery=gallery,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
         self._publish_live(self._task)
@@ -136,11 +146,13 @@ class PolicyLearner:
             raise WorkerDiedError("a policy learner was restarted and holds no round")
         return self._task
 
-    def _policy(self, order: PolicyOrder) -> Policy:
+    def _policy(self, order: PolicyOrder, gallery_prompts: Sequence[str]) -> Policy:
         """The checkpoint with the weights to start from, and `requires_grad` on what learns."""
         settings = self._settings
-        policy = load_policy(
+        policy = load_told(
             checkpoint_path(settings.model),
+            [*self._prompts, *gallery_prompts],
+            self._encoded,
             dtype=settings.engine.dtype,
             device=self._device,
             resolution_px=settings.size_px,
@@ -183,7 +195,7 @@ class PolicyLearner:
         images = [torch.from_numpy(image) for image in self._images.load_each([ref for _, ref in chosen])]
         fitted = [task.policy.fit(image.to(self._device).permute(2, 0, 1)[None].float() / 255) for image in images]
         latents = task.policy.encode_images(torch.cat(fitted))
-        return task.policy.denoising_loss(latents, task.encode([prompt for prompt, _ in chosen]), generator)
+        return task.policy.denoising_loss(latents, self._told([prompt for prompt, _ in chosen]), generator)
 
     def _feedback(
         self, task: "_Task", rollout: Rollout, point: int, generator: torch.Generator
@@ -196,7 +208,7 @@ class PolicyLearner:
         seeds = [seed_of(self._seed, "gradient steps", *place, row) for row in range(len(rollout.prompts))]
         rolled = Rolled(
             latents=torch.tensor(rollout.latents[point], device=self._device),
-            cond=task.encode(rollout.prompts),
+            cond=self._told(rollout.prompts),
             schedule=policy.schedule(settings.num_steps, settings.sampler),
             mid=list(rollout.mid_steps[point]),
             generators=image_generators(seeds) if settings.grad_steps > 1 else None,
@@ -212,6 +224,9 @@ class PolicyLearner:
 
         loss, metrics = feedback_step(policy, score, rolled, task.feedback, mask)
         return loss, {name.removeprefix("policy/"): value for name, value in metrics.items()}
+
+    def _told(self, prompts: Sequence[Prompt]) -> Conditioning:
+        return self._encoded.of([prompt.text for prompt in prompts], self._device)
 
     def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:
         return [
@@ -263,11 +278,3 @@ class _Task:
     ) -> None:
         self.order, self.policy, self.engine = order, policy, engine
         self.rewards, self.feedback, self.gallery, self.lora = rewards, feedback, gallery, lora
-        self._encoded: dict[str, Conditioning] = {}
-
-    def encode(self, prompts: Sequence[Prompt]) -> Conditioning:
-        """Conditioning of prompts; each is encoded once a round."""
-        if new := list(dict.fromkeys(p.text for p in prompts if p.text not in self._encoded)):
-            encoded = self.policy.encode(new)
-            self._encoded.update({text: encoded.index([i]) for i, text in enumerate(new)})
-        return Conditioning.cat([self._encoded[prompt.text] for prompt in prompts])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.safetensors_files import check_whole
 
 # Pipeline class of model_index.json -> the components whose weights a policy needs, besides text encoders.
 WEIGHTS_NEEDED = {
@@ -32,7 +33,7 @@ def check_checkpoint(folder_or_hub_id: str | Path) -> str:
     """The pipeline class of a diffusers checkpoint that can be a policy; reads its index, or fetches it from the hub.
 
     Raises: CheckpointError if there is none, its class is not supported, a component is of another class, or a folder
-    lacks safetensors weights (pickled weights are never read).
+    lacks safetensors weights (pickled weights are never read) or has damaged ones.
     """
     index = load_index(folder_or_hub_id)
     name = index.get("_class_name")
@@ -44,7 +45,9 @@ def check_checkpoint(folder_or_hub_id: str | Path) -> str:
         found = (index.get(component) or [None, None])[1]
         if found != class_needed:
             raise CheckpointError(f"{folder_or_hub_id} has a {component} of class {found}: {class_needed} is needed")
-        if Path(folder_or_hub_id).is_dir():
+    if Path(folder_or_hub_id).is_dir():
+        encoders = [key for key, what in index.items() if key.startswith("text_encoder") and what and what[1]]
+        for component in (*WEIGHTS_NEEDED[name], *encoders):
             _check_weights(Path(folder_or_hub_id) / component)
     return name
 
@@ -92,5 +95,8 @@ def _fetch_index(hub_id: str) -> Path:
 def _check_weights(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json: the checkpoint is incomplete")
-    if not any(folder.glob("*.safetensors")):
+    files = list(folder.glob("*.safetensors"))
+    if not files:
         raise CheckpointError(f"{folder} has no .safetensors weights: save the pipeline with safe_serialization=True")
+    for file in files:
+        check_whole(file)

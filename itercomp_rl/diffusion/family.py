@@ -67,7 +67,12 @@ def load_policy(
         )
     except (OSError, SafetensorError) as error:  # a file is missing, or is not what its name says
         raise CheckpointError(f"{folder_or_hub_id} cannot be loaded: {error}; fetch or save it anew") from error
-    for component in pipeline.components.values():
+    for component_name, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
+        if component_name.startswith("tokenizer") and component is not None and component.pad_token is None:
+            raise CheckpointError(
+                f"{folder_or_hub_id}: {component_name} has no padding token, and prompts are padded to one length: "
+                "give its tokenizer_config.json a pad_token"
+            )
     return Policy(pipeline.to(device), family, resolution_px=resolution_px)

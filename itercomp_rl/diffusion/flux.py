@@ -47,10 +47,8 @@ class Flux:
     def native_size(self, pipeline: Any) -> int:
         return pipeline.default_sample_size
 
-    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int]) -> Conditioning:
-        tokens, pooled, _ = pipeline.encode_prompt(
-            prompts, None, pipeline.device, 1, max_sequence_length=NUM_TEXT_TOKENS
-        )
+    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int], device: torch.device) -> Conditioning:
+        tokens, pooled, _ = pipeline.encode_prompt(prompts, None, device, 1, max_sequence_length=NUM_TEXT_TOKENS)
         has_guidance = pipeline.transformer.config.guidance_embeds
         guidance = torch.full((len(prompts),), DISTILLED_GUIDANCE) if has_guidance else None
         return Conditioning(tokens=tokens, pooled=pooled, guidance=guidance)

@@ -84,7 +84,9 @@ class Family(Protocol):
         """Side, or height and width, of the latents the checkpoint was made for."""
         ...
 
-    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int]) -> Conditioning: ...
+    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int], device: torch.device) -> Conditioning:
+        """Conditioning of prompts by the pipeline's text encoders, which are on `device`."""
+        ...
 
     def has_zero_negative(self, pipeline: Any) -> bool:
         """Whether guidance without a negative prompt pushes away from zeros instead of from the empty prompt."""
@@ -123,7 +125,7 @@ class Policy:
             )
         self.process = family.process(pipeline, self.latent_shape)
         self._schedules: dict[tuple[int, str | None], Schedule] = {}
-        self._empty_prompt: Conditioning | None = None
+        self.empty_prompt: Conditioning | None = None  # what guidance pushes away from; encoded when first needed
 
     @property
     def device(self) -> torch.device:
@@ -141,13 +143,25 @@ class Policy:
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of each prompt, truncated as the pipeline does. Raises: ConfigError without text encoders."""
-        if all(getattr(self.pipeline, name) is None for name in self.family.text_components):
+        if not (encoders := self._text_encoders()):
             raise ConfigError("prompts cannot be encoded: the text encoders were dropped or not loaded")
-        return self.family.encode(self.pipeline, list(prompts), self.size_px).to(self.device)
+        device = next(encoders[0].parameters()).device
+        return self.family.encode(self.pipeline, list(prompts), self.size_px, device).to(self.device)
+
+    def text_encoders_to(self, device: torch.device | str) -> None:
+        """Move what `encode` needs alone; the network and the VAE stay where they are."""
+        for encoder in self._text_encoders():
+            encoder.to(device)
 
     def drop_text_encoders(self) -> None:
         """Free the text encoders' memory once all prompts are encoded; `encode` raises from then on."""
         self.pipeline.register_modules(**dict.fromkeys(self.family.text_components))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # a GPU may be shared: what torch would keep, another process needs
+
+    def _text_encoders(self) -> list[nn.Module]:
+        parts = [getattr(self.pipeline, name) for name in self.family.text_components]
+        return [part for part in parts if isinstance(part, nn.Module)]
 
     def start_latents(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Pure noise [B, C, H, W], what diffusers draws from the same generators.
@@ -320,9 +334,9 @@ class Policy:
         return replace(cond, tokens=torch.zeros_like(cond.tokens), pooled=pooled)
 
     def _nothing_said(self) -> Conditioning:
-        if self._empty_prompt is None:
-            self._empty_prompt = self.encode([""])
-        return self._empty_prompt
+        if self.empty_prompt is None:
+            self.empty_prompt = self.encode([""])
+        return self.empty_prompt
 
     def _size_px(self, resolution_px: int | None) -> tuple[int, int]:
         native = self.family.native_size(self.pipeline)

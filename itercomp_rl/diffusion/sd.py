@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Diffusion, Process
@@ -26,8 +27,8 @@ class StableDiffusion:
     def native_size(self, pipeline: Any) -> int | Sequence[int]:
         return pipeline.unet.config.sample_size
 
-    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int]) -> Conditioning:
-        tokens, _ = pipeline.encode_prompt(prompts, pipeline.device, 1, False)
+    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int], device: torch.device) -> Conditioning:
+        tokens, _ = pipeline.encode_prompt(prompts, device, 1, False)
         return Conditioning(tokens=tokens)
 
     def has_zero_negative(self, pipeline: Any) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Flow, Process, shift_for_size
@@ -45,8 +46,8 @@ class StableDiffusion3:
     def native_size(self, pipeline: Any) -> int:
         return pipeline.transformer.config.sample_size
 
-    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int]) -> Conditioning:
-        tokens, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, pipeline.device, 1, False)
+    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int], device: torch.device) -> Conditioning:
+        tokens, _, pooled, _ = pipeline.encode_prompt(prompts, None, None, device, 1, False)
         return Conditioning(tokens=tokens, pooled=pooled)
 
     def has_zero_negative(self, pipeline: Any) -> bool:

@@ -27,8 +27,8 @@ class StableDiffusionXL:
     def native_size(self, pipeline: Any) -> int | Sequence[int]:
         return pipeline.unet.config.sample_size
 
-    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int]) -> Conditioning:
-        tokens, _, pooled, _ = pipeline.encode_prompt(prompts, None, pipeline.device, 1, False)
+    def encode(self, pipeline: Any, prompts: list[str], size_px: tuple[int, int], device: torch.device) -> Conditioning:
+        tokens, _, pooled, _ = pipeline.encode_prompt(prompts, None, device, 1, False)
         # original size, crop from the top left, target size: (512, 512, 0, 0, 512, 512) in the paper's setting
         time_ids = torch.tensor([[*size_px, 0, 0, *size_px]], dtype=torch.float32).repeat(len(prompts), 1)
         return Conditioning(tokens=tokens, pooled=pooled, time_ids=time_ids)

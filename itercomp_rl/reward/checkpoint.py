@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
+from itercomp_rl.reward.source import HUB_FILE, PICKLED
 
 AnyReward = RewardModel | ConvReward
 AnyConfig = RewardConfig | ConvConfig
@@ -48,7 +50,6 @@ _TEXT_LAYER = (
     "output.LayerNorm",
 )
 _UNUSED = re.compile(r"(.*\.)?position_ids|blip\.(vision|text)_proj\.(weight|bias)")
-_HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
 
 
 def official_names(config: RewardConfig) -> dict[str, str]:
@@ -281,8 +282,11 @@ def _local_file(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    if found := _HUB_FILE.fullmatch(str(source)):
-        return Path(hf_hub_download(found["repo"], found["file"]))
+    if found := HUB_FILE.fullmatch(str(source)):
+        try:
+            return Path(hf_hub_download(found["repo"], found["file"]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise CheckpointError(f"{source} could not be fetched from the hub: {error}") from error
     raise CheckpointError(f"{source} does not exist: give a local file, or owner/name:file on the Hugging Face hub")
 
 
@@ -303,6 +307,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> object:
-    if path.suffix not in (".pt", ".pth", ".bin"):
-        raise CheckpointError(f"{path} ends in {path.suffix!r}: must be .pt, .pth, .bin or .safetensors")
+    if path.suffix not in PICKLED:
+        raise CheckpointError(f"{path} ends in {path.suffix!r}: must be {', '.join(PICKLED)} or .safetensors")
     return torch.load(path, map_location="cpu", weights_only=True)

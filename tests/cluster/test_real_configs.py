@@ -78,3 +78,6 @@ def test_the_papers_settings_are_the_papers() -> None:
     assert (policy.engine.lr, policy.engine.weight_decay, policy.engine.grad_clip) == (1e-5, 1e-2, 1.0)
     assert (policy.size_px, policy.sampler, policy.rollout_guidance) == (512, "ddpm", None)
     assert (policy.grad_steps, policy.points_per_rollout, policy.pretraining_weight) == (1, 1, 0.0)
+    assert policy.engine.ema > 0
+    assert policy.lora.rank == 0
+    assert sum(spec.gpus for spec in workers(load_config("itercomp_sdxl"))) == pytest.approx(4)

@@ -65,6 +65,8 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("gallery.members.base.base_ratio=1.5", "gallery.members.base.base_ratio is 1.5"),
         ("gallery.members.base.pooled=first", "gallery.members.base.pooled is 'first'"),
         ("gallery.members.base.dtype=int8", "gallery.members.base.dtype is 'int8'"),
+        ("gallery.members.base.dtype=fp16", "gallery.members.base.dtype is 'fp16': samplers run on the CPU"),
+        ("gallery.dtype=fp16", "gallery.dtype is 'fp16': samplers run on the CPU"),
         ("gallery.members.base.size_px=0", "gallery.members.base.size_px is 0"),
         ("gallery.members.base.join_round=-1", "gallery.members.base.join_round is -1"),
         ("gallery.planners.rule.kind=magic", "gallery.planners.rule.kind is 'magic'"),

@@ -66,15 +66,23 @@ def order(number: int, round_: int = 0, start: int | None = None) -> PolicyOrder
 
 
 def opened(config: Config, store: Store, work: PolicyOrder, folder: Path) -> PolicyLearner:
-    learner = PolicyLearner(store, config.policy, config.reward.trunk, folder, config.run.seed, CPU)
+    learner = PolicyLearner(store, config.policy, config.reward.trunk, folder, config.run.seed, CPU, prompts_of(config))
     learner.join(ALONE)
     learner.open(work)
     return learner
 
 
+def prompts_of(config: Config) -> tuple[str, ...]:
+    return Plan(config=config).rolled_prompts
+
+
+def roller_of(config: Config, store: Store) -> Roller:
+    return Roller(store, config.policy, CPU, prompts_of(config))
+
+
 def rolled(config: Config, store: Store, index: int, version: int = 0, number: int = 0) -> Rollout:
     work = Plan(config=config).rollout_order(0, index, (f"live-{number}", version))
-    return Roller(store, config.policy, CPU).roll(work)
+    return roller_of(config, store).roll(work)
 
 
 def published(store: Store, number: int, version: int) -> torch.Tensor:
@@ -97,7 +105,7 @@ def test_an_images_points_are_different_steps_and_each_image_is_walked_once(
     assert steps.shape == (3, 2)
     assert (np.diff(steps, axis=0) > 0).all()
     # Each point is where a walk of its own, from the same seed, would have come.
-    roller, work = Roller(store, config.policy, CPU), Plan(config=config).rollout_order(0, 0, ("live-1", 0))
+    roller, work = roller_of(config, store), Plan(config=config).rollout_order(0, 0, ("live-1", 0))
     for point in range(3):
         alone = roller.roll(replace(work, mid_steps=(work.mid_steps[point],)))
         np.testing.assert_allclose(alone.latents[0], rollout.latents[point], rtol=1e-4, atol=1e-5)
@@ -136,7 +144,7 @@ def test_recomputed_activations_and_an_adapter_learn_the_same(
         role = f"{make.__name__}-{number}"
         work = replace(order(number), live_role=role)
         learner = opened(config, store, work, tmp_path / str(number))
-        rollout = Roller(store, config.policy, CPU).roll(Plan(config=config).rollout_order(0, 0, (role, 0)))
+        rollout = roller_of(config, store).roll(Plan(config=config).rollout_order(0, 0, (role, 0)))
         norms.append(learner.update(0, [rollout])["grad_norm"])
         assert all(".lora_" in name for name in weights.load(store, role, 1))
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
@@ -216,7 +224,7 @@ def test_a_compiled_roller_walks_the_same_way_under_every_version(sd: Path, stor
     for version in (0, 1):
         tensors = {name: p.detach() * (1 + 0.05 * version) for name, p in learner_like.trainable.named_parameters()}
         weights.publish(store, "live-18", version, tensors, {})
-    plain, compiled = (Roller(store, settings(sd, f"policy.compile={how}").policy, CPU) for how in ("false", "true"))
+    plain, compiled = (roller_of(settings(sd, f"policy.compile={how}"), store) for how in ("false", "true"))
     found = []
     for version in (0, 1):
         work = Plan(config=settings(sd)).rollout_order(0, 0, ("live-18", version))

@@ -160,6 +160,6 @@ def test_latents_off_by_a_hundredth_are_noticed(recording: Recording) -> None:
 
 def test_another_scale_or_target_is_noticed(recording: Recording) -> None:
     feedback = recorded_feedback(recording)
-    for wrong in (replace(feedback, scale=1.01e-3), replace(feedback, target=2.1)):
+    for wrong in (replace(feedback, scale=1.01 * feedback.scale), replace(feedback, target=feedback.target + 0.1)):
         with pytest.raises(AssertionError):
             check_feedback(recording, recording.io["latents_at_mid"], wrong)

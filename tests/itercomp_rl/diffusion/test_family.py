@@ -1,11 +1,12 @@
 """Which checkpoints can be a policy."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from itercomp_rl.diffusion.checkpoint import SAMPLERS, WEIGHTS_NEEDED, check_sampler
+from itercomp_rl.diffusion.checkpoint import SAMPLERS, WEIGHTS_NEEDED, check_checkpoint, check_sampler
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.errors import CheckpointError, ConfigError
 from tests.checkpoints import make_sd
@@ -34,7 +35,29 @@ def test_damaged_weights_are_refused_with_their_folder(tmp_path: Path, component
     folder = make_sd(tmp_path / "model")
     file = next((folder / component).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-200] if content is None else content)  # None: cut short
-    with pytest.raises(CheckpointError, match="model cannot be loaded"):
+    with pytest.raises(CheckpointError, match=rf"model/{component}/.*safetensors (is damaged|has \d+ bytes)"):
+        check_checkpoint(folder)
+    with pytest.raises(CheckpointError, match=component):
+        load_policy(folder)
+
+
+def test_weights_of_the_right_length_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    folder = make_sd(tmp_path / "model")
+    file = next((folder / "unet").glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[200:204] = b"!!!!"  # within the header, which stays JSON or not, and no longer says what it said
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="model"):
+        load_policy(folder)
+
+
+def test_a_tokenizer_without_a_padding_token_is_refused_with_its_name(tmp_path: Path) -> None:
+    folder = make_sd(tmp_path / "model")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = folder / "tokenizer" / name
+        if file.is_file():
+            file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "pad_token"}))
+    with pytest.raises(CheckpointError, match="tokenizer has no padding token"):
         load_policy(folder)
 
 
