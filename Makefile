@@ -41,15 +41,11 @@ lint: install  ## format, lint and types
 
 check: lint test  ## lint and the fast tests
 
-docs: .venv/docs  ## build the documentation into docs/_site
+docs: install  ## build the documentation into docs/_site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-docs-serve: .venv/docs  ## show the documentation while you write it
+docs-serve: install  ## show the documentation while you write it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
-
-.venv/docs: .venv/installed
-	$(BIN)/pip install -q -e '.[docs]'
-	touch $@
 
 build: install  ## a wheel in dist/
 	$(BIN)/pip wheel -q --no-deps -w dist .

@@ -63,7 +63,7 @@ def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num:
     Console(width=120).print(score_table(aspects, config.evaluation.judge))
 
 
-@evaluate.command("t2i-compbench")
+@evaluate.command("t2i-compbench", short_help="Measure models on T2I-CompBench.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--model",

@@ -248,10 +248,10 @@ def rank(source: str, host: str, port: int, aspects: tuple[str, ...], folder: Pa
 
 @main.group(short_help="Work on the embedded world.")
 def shapes() -> None:
-    """The embedded world."""
+    """Work on the embedded world."""
 
 
-@shapes.command()
+@shapes.command(short_help="Train the shipped models from nothing.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

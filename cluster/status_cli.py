@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cluster.completion import complete_run
+
 if TYPE_CHECKING:
     from rich.console import Group
 
     from itercomp_rl.run_state import RunState
 
 
-@click.command()
-@click.argument("run", metavar="RUN")
+@click.command(short_help="Say how far a run is.")
+@click.argument("run", metavar="RUN", shell_complete=complete_run)
 @click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C or the run's end.")
 @click.option(
     "--every-s", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="Seconds between looks."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON, once.")
 def status(run: str, watch: bool, every_s: float, as_json: bool) -> None:
-    """How far RUN (a folder, or a name under ./runs) is: rounds, roles, devices, the last values."""
+    """Say how far RUN (a folder, or a name under ./runs) is: rounds, roles, devices, the last values."""
     from dataclasses import asdict
 
     from rich.console import Console

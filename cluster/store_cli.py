@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cluster.completion import complete_run
+
 if TYPE_CHECKING:
     from itercomp_rl.lineage import ImagesOrigin, Lineage, Made
     from itercomp_rl.store.store import Store
 
-_RUN = click.argument("run", metavar="RUN")
+_RUN = click.argument("run", metavar="RUN", shell_complete=complete_run)
 _MIB = 2**20
 
 
-@click.group()
+@click.group(short_help="Look into a run's store, check it, clean it.")
 def store() -> None:
-    """What a run's store holds. RUN is a run folder, a run's name under ./runs, or a store's URL."""
+    """Look into a run's store, check it, clean it. RUN is a run folder, a run's name under ./runs, or a store's URL."""
 
 
-@store.command()
+@store.command(short_help="List what a store holds.")
 @_RUN
 def ls(run: str) -> None:
-    """Records and weights by kind, with their sizes."""
+    """List records and weights by kind, with their sizes."""
     from cluster.run_folder import load_store
 
     for line in summary(load_store(run)):
@@ -55,7 +57,7 @@ def summary(store: "Store") -> list[str]:
     return lines
 
 
-@store.command()
+@store.command(short_help="Read every byte and name what is damaged.")
 @_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as a JSON list.")
 def verify(run: str, as_json: bool) -> None:
@@ -81,7 +83,7 @@ def verify(run: str, as_json: bool) -> None:
         click.echo(f"every published record is whole{left}")
 
 
-@store.command()
+@store.command(short_help="Delete what nobody needs any more.")
 @_RUN
 @click.option(
     "--grace-s",
@@ -101,7 +103,7 @@ def gc(run: str, grace_s: float) -> None:
         click.echo(f"data of versions retired now are deleted by a gc after {grace_s:g} s")
 
 
-@store.command()
+@store.command(short_help="Write images with captions for other software.")
 @_RUN
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder that does not exist yet.")
 @click.option("--kind", default="images", show_default=True, help="images (the gallery's) or evaluations.")
@@ -114,7 +116,7 @@ def gc(run: str, grace_s: float) -> None:
     help="png: files and metadata.jsonl; tar: webdataset shards of KEY.png, KEY.txt, KEY.json.",
 )
 def export(run: str, out: Path, kind: str, form: str) -> None:
-    """Images with captions, model and seed, for other software."""
+    """Write images with captions, model and seed, for other software."""
     from cluster.run_folder import load_store
     from itercomp_rl.image_export import export_images
 
@@ -122,13 +124,13 @@ def export(run: str, out: Path, kind: str, form: str) -> None:
     click.echo(f"{count} images: {out}")
 
 
-@store.command()
+@store.command(short_help="Say what a policy was made from.")
 @_RUN
 @click.argument("version", type=int, required=False)
 @click.option("--prompt", help="Also list every image of prompts that contain this text.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write all of it, down to every pair and seed.")
 def trace(run: str, version: int | None, prompt: str | None, file: Path | None) -> None:
-    """Where policy VERSION (default: the latest) comes from: rewards, pairs, images, prompts, models, seeds, code."""
+    """Say what policy VERSION (from 0; default: the latest) came from: rewards, pairs, images, models, seeds, code."""
     from cluster.run_folder import load_run
     from itercomp_rl.errors import ConfigError
     from itercomp_rl.lineage import POLICY

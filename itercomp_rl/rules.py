@@ -18,6 +18,7 @@ SYSTEMS = (
 )  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
 PLANNED = ("rpg", "omost", "lmd", "instance_diffusion")  # those that need a planner
 DTYPES = ("fp32", "bf16", "fp16")
+SCORERS = ("oracle", "reward", "t2i_compbench")  # judges by score; itercomp_rl/judges/choice.py opens each
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -229,14 +230,13 @@ def is_rank_file(first_round: str) -> bool:
 
 def _judges(config: Config) -> None:
     judge, files = config.judge, config.prompts.source == "files"
-    scorers = ("oracle", "reward", "t2i_compbench")
-    if judge.first_round not in scorers and not is_rank_file(judge.first_round):
+    if judge.first_round not in SCORERS and not is_rank_file(judge.first_round):
         raise ConfigError(
-            f"judge.first_round is {judge.first_round!r}: must be one of {', '.join(scorers)}, or rank files: a path "
+            f"judge.first_round is {judge.first_round!r}: must be one of {', '.join(SCORERS)}, or rank files: a path "
             "that ends in .json, .csv or (a folder of them) /"
         )
-    _one_of("judge.later_rounds", judge.later_rounds, scorers)
-    _one_of("evaluation.judge", config.evaluation.judge, scorers)
+    _one_of("judge.later_rounds", judge.later_rounds, SCORERS)
+    _one_of("evaluation.judge", config.evaluation.judge, SCORERS)
     for key, value in {
         "judge.first_round": judge.first_round,
         "judge.later_rounds": judge.later_rounds,

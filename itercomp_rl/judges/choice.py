@@ -6,11 +6,12 @@ from itercomp_rl.judges.oracle import OracleScorer
 from itercomp_rl.judges.rank_files import RankFileJudge, load_ranks
 from itercomp_rl.judges.reward import RewardScorer
 from itercomp_rl.judges.scoring import ByScore, GroupJudge, Scorer
+from itercomp_rl.rules import SCORERS
 from itercomp_rl.schema import Config
 
 
 def open_scorer(kind: str, config: Config, device: torch.device) -> Scorer:
-    """The scorer named "oracle", "reward" or "t2i_compbench"."""
+    """The scorer of a name in SCORERS."""
     if kind == "oracle":
         return OracleScorer()
     if kind == "reward":
@@ -23,7 +24,7 @@ def open_scorer(kind: str, config: Config, device: torch.device) -> Scorer:
 
 def open_judge(kind: str, config: Config, device: torch.device) -> GroupJudge:
     """A judge by score, or the rank files at the path `kind`."""
-    if kind in ("oracle", "reward", "t2i_compbench"):
+    if kind in SCORERS:
         return ByScore(open_scorer(kind, config, device))
     aspects = config.prompts.aspects
     return RankFileJudge(load_ranks(kind, aspects, list(config.gallery.members)), aspects)

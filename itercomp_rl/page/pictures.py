@@ -21,6 +21,7 @@ from itercomp_rl.store.store import Store
 
 T = TypeVar("T")
 
+LEAST_LOSS = 0.01  # a smaller one is not called a regression
 SIDE_PX = 256  # larger images are shown at this size: a report stays small enough to send
 
 
@@ -138,14 +139,14 @@ def before_and_after(held: Held, num: int) -> list[Row]:
 
 
 def worst_regressions(held: Held, num: int) -> list[Row]:
-    """The prompts, each once, whose image lost most between the base and the last round; none if nothing lost."""
+    """The prompts, each once, whose image lost most between the base and the last round, and LEAST_LOSS at least."""
     if len(held.models) < 2:
         return []
     base, last = held.models[0], held.models[-1]
     pairs = sorted(zip(held.drawn(base), held.drawn(last), strict=True), key=lambda pair: pair[1].mean - pair[0].mean)
     rows, seen = [], set()
     for before, after in pairs:
-        if after.mean >= before.mean or len(rows) == num:
+        if before.mean - after.mean < LEAST_LOSS or len(rows) == num:
             break
         if before.prompt.id not in seen:
             seen.add(before.prompt.id)

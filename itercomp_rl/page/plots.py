@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from itercomp_rl.page.facts import Phase, Series
 
-INK, MUTED, GRID = "#000001", "#000002", "#000003"  # stand-ins, replaced by the page's CSS variables
+INK, MUTED, GRID, PAPER = "#000001", "#000002", "#000003", "#000004"  # stand-ins, replaced by the page's CSS variables
 SERIES = [f"#0000c{i}" for i in range(1, 7)]
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"} | {
+_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     stand_in: f"var(--c{i})" for i, stand_in in enumerate(SERIES, 1)
 }
 _MARKERS = "osD^vP"  # colour is never the only difference
@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {  # Any: matplotlib types its keys as literals
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "axes.titlesize": 10,
     "lines.linewidth": 1.4,
 }
@@ -148,12 +148,12 @@ def curves(
 
     def draw(axes: Axes) -> None:
         for border in borders:
-            axes.axvline(border, color=MUTED, linestyle=":", linewidth=1)
+            axes.axvline(border + 0.5, color=MUTED, linestyle=":", linewidth=1)
         for i, (label, one) in enumerate(series.items()):
             steps, values = _thinned(one.values)
             few = len(values) <= 30
             axes.plot(
-                steps,
+                steps + 1,
                 values,
                 color=SERIES[i % 6],
                 linestyle=("-", "--", "-.")[i % 3],
@@ -166,6 +166,7 @@ def curves(
             axes.set_ylim(-0.2, max(1.0, *axes.get_ylim()))
         if level:
             axes.axhline(level[1], color=MUTED, linestyle="--", linewidth=1, label=level[0])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
 
@@ -203,15 +204,12 @@ def timeline(phases: Sequence[Phase]) -> Plot:
             axes.barh(
                 names.index(phase.name), phase.seconds, left=phase.start_s, height=0.6, color=SERIES[phase.round % 6]
             )
-            if phase.seconds > 0.06 * (phases[-1].start_s + phases[-1].seconds):
-                axes.text(
-                    phase.start_s + phase.seconds / 2,
-                    names.index(phase.name) - 0.42,
-                    str(phase.round + 1),
-                    ha="center",
-                    fontsize=7,
-                )
+            if phase.seconds > 0.04 * (phases[-1].start_s + phases[-1].seconds):
+                middle = phase.start_s + phase.seconds / 2
+                number = str(phase.round + 1)
+                axes.text(middle, names.index(phase.name), number, color=PAPER, ha="center", va="center")
         axes.set_yticks(range(len(names)), names)
+        axes.grid(visible=False, axis="y")
         axes.invert_yaxis()
         axes.set_xlabel("seconds since the first phase")
 
@@ -221,22 +219,26 @@ def timeline(phases: Sequence[Phase]) -> Plot:
 
 
 def shares_over_time(series: Mapping[str, Series]) -> Plot:
-    """Share of the time that each role's processes had work, over the run."""
+    """Share of the time that each role's processes had work, over the run: a strip per role, full height all busy."""
     zero = min(one.times[0] for one in series.values())
+    means = {role: float(np.mean(one.values)) for role, one in series.items()}
 
     def draw(axes: Axes) -> None:
-        for i, (label, one) in enumerate(series.items()):
+        for row, (role, one) in enumerate(series.items()):
             places, values = _thinned(one.values)
             times = np.interp(places, np.arange(len(one.times)), np.array(one.times) - zero)
-            axes.plot(times, values, color=SERIES[i % 6], linestyle=("-", "--", "-.")[i % 3], label=label)
-        axes.set_ylim(-0.02, 1.02)
+            floor = row + 0.42
+            axes.axhline(floor, color=MUTED, linewidth=0.6)
+            axes.fill_between(times, floor, floor - 0.84 * values, color=SERIES[0], linewidth=0)
+            axes.text(1.02, row, f"{means[role]:.0%}", transform=axes.get_yaxis_transform(), va="center")
+        axes.set_yticks(range(len(series)), [role.replace("_", " ") for role in series])
+        axes.set_ylim(len(series) - 0.45, -0.55)
+        axes.grid(visible=False, axis="y")
         axes.set_xlabel("seconds since the first measurement")
-        axes.set_ylabel("busy share")
 
-    alt = "Utilisation over time, means: " + "; ".join(
-        f"{label} {np.mean(one.values):.0%}" for label, one in series.items()
-    )
-    return _plot("utilisation", 2.8, "Share of the time that a role's processes had work.", alt, draw)
+    alt = "Utilisation over time, means: " + "; ".join(f"{role} {mean:.0%}" for role, mean in means.items())
+    caption = "Share of the time that a role's processes had work; a full strip is all of them. At the right its mean."
+    return _plot("utilisation", 0.8 + 0.42 * len(series), caption, alt, draw)
 
 
 def _thinned(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

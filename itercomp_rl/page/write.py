@@ -3,6 +3,8 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from itercomp_rl.config import to_tree
 from itercomp_rl.page import pictures, plots
 from itercomp_rl.page.facts import RoundLineage, Series, lineage, load_metrics, phases_of
 from itercomp_rl.plan import Plan
+from itercomp_rl.rank_page.session import QUESTIONS
 from itercomp_rl.results import aspects_tree
 from itercomp_rl.store.store import Store
 
@@ -39,13 +42,16 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
         .render(
             name=plan.config.run.name,
             finished=bool(facts),
+            outline=outline(plan),
             verdict=verdict(aspects),
+            tiles=tiles(aspects),
+            questions={aspect: QUESTIONS[aspect] for aspect in aspects if aspect in QUESTIONS},
             aspects=aspects,
             table=table(aspects),
             score_plots=score_plots(aspects),
             lineage=made,
-            ran=what_ran(plan, facts),
-            versions=facts.get("versions", {}),
+            ran=what_ran(plan, facts, metrics),
+            versions=written_with(store) | facts.get("versions", {}),
             config=OmegaConf.to_yaml(OmegaConf.create(to_tree(plan.config))),
             reward_plots=reward_plots(plan, metrics, made),
             policy_plots=policy_plots(metrics),
@@ -81,23 +87,51 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def verdict(aspects: Mapping[str, Any]) -> list[str]:
-    """The run in a few sentences; a gain counts where it is larger than two standard errors."""
+def outline(plan: Plan) -> str:
+    """What the run set out to do, in one sentence."""
+    config = plan.config
+    rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
+    return (
+        f"{config.policy.model} learned in {rounds} from a gallery of {len(config.gallery.members)} models: they draw, "
+        f"their images are ranked, reward models learn the ranks, the policy learns from the rewards and joins them."
+    )
+
+
+def verdict(aspects: Mapping[str, Any]) -> str:
+    """The run in one sentence."""
     rounds = len(next(iter(aspects.values()))["rounds"]) if aspects else 0
     if not rounds:
-        return ["No round has been evaluated yet."]
+        return "No round has been evaluated yet."
     base = _mean(aspects, lambda tree: tree["base"])
     gallery = {name: _mean(aspects, lambda tree, n=name: tree["gallery"][n]) for name in _gallery(aspects)}
     best = max(gallery, key=lambda name: gallery[name], default=None)
     last = _mean(aspects, lambda tree: tree["rounds"][-1])
-    said = [f"Round {rounds} scores {last:.3f} in the mean over aspects; the base {base:.3f}"]
-    said[0] += f", the best gallery model ({best}) {gallery[best]:.3f}." if best else "."
+    said = f"Round {rounds} scores {last:.3f} in the mean over aspects; the base {base:.3f}"
+    return said + (f", the best gallery model ({best}) {gallery[best]:.3f}." if best else ".")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Tile(aspect="spatial", gain="+0.439 ± 0.027", change="0.518 → 0.958", word="gain"): the last round's outcome."""
+
+    aspect: str
+    gain: str
+    change: str
+    word: str  # gain | loss | not sure
+
+
+def tiles(aspects: Mapping[str, Any]) -> list[Tile]:
+    """One per aspect, once a round is evaluated; sure is what is larger than two standard errors."""
+    found = []
     for aspect, tree in aspects.items():
         gain = tree["paired_gain"]
+        if not gain:
+            continue
         sure = abs(gain["mean"]) > 2 * gain["se"] and math.isfinite(gain["se"])
-        word = ("a gain" if gain["mean"] > 0 else "a loss") + " beyond twice its error" if sure else "within its error"
-        said.append(f"{aspect.replace('_', '-').capitalize()} {gain['mean']:+.3f} ± {gain['se']:.3f}: {word}.")
-    return said
+        word = "not sure" if not sure else "gain" if gain["mean"] > 0 else "loss"
+        change = f"{tree['base']['mean']:.3f} → {tree['rounds'][-1]['mean']:.3f}"
+        found.append(Tile(aspect=aspect, gain=f"{gain['mean']:+.3f} ± {gain['se']:.3f}", change=change, word=word))
+    return found
 
 
 def _mean(aspects: Mapping[str, Any], pick: Any) -> float:  # Any: a function from an aspect's tree to its cell
@@ -134,7 +168,16 @@ def score_plots(aspects: Mapping[str, Any]) -> list[plots.Plot]:
     return [*found, plots.gains(by_round)] if any(by_round.values()) else found
 
 
-def what_ran(plan: Plan, facts: Mapping[str, Any]) -> dict[str, str]:
+def written_with(store: Store) -> dict[str, str]:
+    """The project's version and the hash of its code that the rankings' records name; several after an update."""
+    wrote = [commit.software for commit in store.commits("rankings")]
+    found = {
+        name: sorted({software[name] for software in wrote if name in software}) for name in ("itercomp-rl", "code")
+    }
+    return {name: " and ".join(values) for name, values in found.items() if values}
+
+
+def what_ran(plan: Plan, facts: Mapping[str, Any], metrics: Mapping[str, Series]) -> dict[str, str]:
     """The run's outline as (what, value)."""
     config, actors = plan.config, plan.config.actors
     ran = {
@@ -145,15 +188,23 @@ def what_ran(plan: Plan, facts: Mapping[str, Any]) -> dict[str, str]:
         "judge": f"{config.judge.first_round} first, then {config.judge.later_rounds} ({config.judge.rule})",
         "processes": f"layout {actors.layout}: "
         + ", ".join(
-            f"{getattr(actors, role).count} {role.replace('_', ' ')}"
+            _counted(getattr(actors, role).count, role)
             for role in ("samplers", "judges", "rollers", "reward_learners", "policy_learners")
         ),
         "seeds": f"run {config.run.seed}, evaluation {config.evaluation.seed}",
     }
+    if metrics:
+        start = min(series.times[0] for series in metrics.values())
+        ran["began"] = f"{datetime.fromtimestamp(start, UTC):%Y-%m-%d %H:%M} UTC"
     if facts:
         ran["wall time"] = f"{facts['wall_s'] / 60:.1f} min"
         ran["peak memory"] = f"{facts['peak_rss_mb'] / 1024:.1f} GiB (driver and its children)"
     return ran
+
+
+def _counted(num: int, role: str) -> str:
+    words = role.replace("_", " ")
+    return f"{num} {words.removesuffix('s') if num == 1 else words}"
 
 
 def reward_plots(plan: Plan, metrics: Mapping[str, Series], made: list[RoundLineage]) -> list[plots.Plot]:

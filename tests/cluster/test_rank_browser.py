@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from aiohttp import web
 
 from cluster.rank_page import make_app
 from itercomp_rl import people
+from itercomp_rl.config import load_config
+from itercomp_rl.items import RankOrder, RewardOrder, RewardReport
 from itercomp_rl.rank_page.session import Session, load_tasks
+from itercomp_rl.records import rankings_attrs
+from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
+from learners.reward import RewardLearner
 from tests.browser import chromium
 from tests.rank_store import make_rank_store
 
@@ -80,7 +86,9 @@ class Visit:
         self.page.locator("#progress", has_text=progress).wait_for()
 
 
-def test_a_whole_session_by_keyboard_lands_in_the_store(browser, served: tuple[Store, str]) -> None:
+def test_a_whole_session_by_keyboard_lands_in_the_store_and_trains_a_reward_model(
+    browser, served: tuple[Store, str]
+) -> None:
     store, address = served
     visit = Visit(browser, address)
     visit.begin("Ann")
@@ -102,6 +110,22 @@ def test_a_whole_session_by_keyboard_lands_in_the_store(browser, served: tuple[S
         slots = session.slots("Ann", session.task(f"{one.prompt.id}-{one.aspect}"))
         assert one.places == ((slots[1], slots[0]), (slots[2],))
     assert visit.complaints == []
+    report = trained(store)
+    assert report.num_pairs >= 2
+    assert weights.versions(store, "reward-attribute") == [0]
+
+
+def trained(store: Store) -> RewardReport:
+    """What the attribute's reward learner publishes after two updates on what people said; no judge said anything."""
+    prompts = list({said.prompt.id: said.prompt for said in people.load(store)}.values())
+    images = tuple(next(said.images for said in people.load(store) if said.prompt == prompt) for prompt in prompts)
+    order = RankOrder(id="r000-00000", round=0, prompts=tuple(prompts), images=images)
+    store.put("rankings", order.id, {}, rankings_attrs(order, [{}] * len(prompts)))
+    config = load_config("tiny", ["reward.batch=4"])
+    learner = RewardLearner(store, config.reward, config.judge, 0, torch.device("cpu"))
+    learner.open(RewardOrder(aspect="attribute", round=0, version=0, start_version=None, rankings=(order.id,)))
+    assert learner.advance(2)["loss"] > 0
+    return learner.publish()
 
 
 def test_skip_undo_and_coming_back(browser, served: tuple[Store, str]) -> None:

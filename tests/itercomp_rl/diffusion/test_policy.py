@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.diffusion.policy import Conditioning, Policy, as_uint8
@@ -23,15 +24,9 @@ SEEDS = [3, 4]
 NUM_STEPS = 4
 
 
-def drawn_by_diffusers(folder: Path, family: str, **settings: Any) -> np.ndarray:
+def drawn_by_diffusers(folder: Path, **settings: Any) -> np.ndarray:
     """What the plain pipeline draws from the same seeds, uint8 [B, H, W, 3]."""
-    names = {
-        "sd": "StableDiffusionPipeline",
-        "sdxl": "StableDiffusionXLPipeline",
-        "sd3": "StableDiffusion3Pipeline",
-        "flux": "FluxPipeline",
-    }
-    pipeline: Any = FAMILIES[names[family]][0].from_pretrained(folder)
+    pipeline: Any = FAMILIES[check_checkpoint(folder)][0].from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(
         PROMPTS,
@@ -56,12 +51,12 @@ def test_without_guidance_it_draws_what_the_pipeline_draws(
     folders: dict[str, Path], policy: Policy, family: str
 ) -> None:
     settings = {"guidance_scale": 3.5 if family == "flux" else 1.0}
-    assert_same_picture(policy.draw(PROMPTS, SEEDS, NUM_STEPS), drawn_by_diffusers(folders[family], family, **settings))
+    assert_same_picture(policy.draw(PROMPTS, SEEDS, NUM_STEPS), drawn_by_diffusers(folders[family], **settings))
 
 
 def test_with_guidance_it_draws_what_the_pipeline_draws(folders: dict[str, Path], policy: Policy, family: str) -> None:
     ours = policy.draw(PROMPTS, SEEDS, NUM_STEPS, guidance=6.0)
-    assert_same_picture(ours, drawn_by_diffusers(folders[family], family, guidance_scale=6.0))
+    assert_same_picture(ours, drawn_by_diffusers(folders[family], guidance_scale=6.0))
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"], indirect=True)
@@ -70,14 +65,14 @@ def test_with_a_negative_prompt_it_draws_what_the_pipeline_draws(
 ) -> None:
     negative = ["a dog", "a box"]
     ours = policy.draw(PROMPTS, SEEDS, NUM_STEPS, guidance=6.0, negative=negative)
-    theirs = drawn_by_diffusers(folders[family], family, guidance_scale=6.0, negative_prompt=negative)
+    theirs = drawn_by_diffusers(folders[family], guidance_scale=6.0, negative_prompt=negative)
     assert_same_picture(ours, theirs)
 
 
 def test_flux_without_a_guidance_embedding_is_guided_by_a_second_prediction(tmp_path: Path) -> None:
     folder = make_flux(tmp_path / "schnell", has_guidance=False)
     ours = load_policy(folder, resolution_px=16).draw(PROMPTS, SEEDS, NUM_STEPS, guidance=6.0)
-    theirs = drawn_by_diffusers(folder, "flux", true_cfg_scale=6.0, negative_prompt=["", ""])
+    theirs = drawn_by_diffusers(folder, true_cfg_scale=6.0, negative_prompt=["", ""])
     assert_same_picture(ours, theirs)
 
 

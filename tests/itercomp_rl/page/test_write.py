@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from itercomp_rl.config import load_config
-from itercomp_rl.page.write import verdict, write_report
+from itercomp_rl.page.write import tiles, verdict, write_report
 from itercomp_rl.plan import Plan
 from itercomp_rl.results import Graded, aspects_of
 from itercomp_rl.store.store import open_store
@@ -90,8 +90,12 @@ def test_the_verdict_calls_only_gains_beyond_two_errors_gains() -> None:
 
     base = {"attribute": graded([0.1, 0.2, 0.3, 0.4]), "spatial": graded([0.1, 0.2, 0.3, 0.4])}
     last = {"attribute": graded([0.5, 0.6, 0.7, 0.9]), "spatial": graded([0.0, 0.6, 0.1, 0.6])}
-    said = verdict(aspects_of({"base": base, "policy-0": last}, "base", ["policy-0"]))
+    found = aspects_of({"base": base, "policy-0": last}, "base", ["policy-0"])
     # Means: attribute .25 -> .675, spatial .25 -> .325; over both .25 and .5.
-    assert said[0] == "Round 1 scores 0.500 in the mean over aspects; the base 0.250."
-    assert "a gain beyond twice its error" in said[1]
-    assert "within its error" in said[2]
+    assert verdict(found) == "Round 1 scores 0.500 in the mean over aspects; the base 0.250."
+    assert [(tile.aspect, tile.change, tile.word) for tile in tiles(found)] == [
+        ("attribute", "0.250 → 0.675", "gain"),
+        ("spatial", "0.250 → 0.325", "not sure"),
+    ]
+    turned = aspects_of({"base": last, "policy-0": base}, "base", ["policy-0"])
+    assert [tile.word for tile in tiles(turned)] == ["loss", "not sure"]
