@@ -27,7 +27,7 @@ from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, role_sizes, workers
 from cluster.run_folder import load_run as load_run
 from itercomp_rl.config import config_from, to_tree
-from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_sampler
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
 from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
 from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
@@ -89,7 +89,7 @@ def check_models(config: Config) -> None:
         raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
     for name, member in config.gallery.members.items():
         checkpoint = config.policy.model if member.model == POLICY else member.model
-        found = check_checkpoint(checkpoint_path(checkpoint))
+        found = (check_checkpoint if member.system in PLANNED else check_drawing)(checkpoint_path(checkpoint))
         if member.system in PLANNED and found not in _CARRIERS[member.system]:
             kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"
             raise CheckpointError(
@@ -271,12 +271,12 @@ def cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def start_workers(config: Config) -> dict[str, WorkerHandle]:
-    """Every process of the run, by label, once all of them answer.
+def start_workers(config: Config, specs: list[WorkerSpec] | None = None) -> dict[str, WorkerHandle]:
+    """Every process of the run, or those of `specs`, by label, once all of them answer.
 
     Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.
     """
-    specs = workers(config)
+    specs = workers(config) if specs is None else specs
     check_room(specs, ray.cluster_resources())
     handles = {spec.label: _start(spec, config) for spec in specs}
     waiting = {handle.ready.remote(): label for label, handle in handles.items()}
