@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder
@@ -40,3 +41,7 @@ class Sampler:
         }
         arrays = {"images": drawn.images, "seeds": np.array(order.seeds, np.int64)}
         self._store.put(order.kind, order.id, arrays, attrs)
+
+    def images(self, order: DrawOrder) -> NDArray[np.uint8]:
+        """Images [N, H, W, 3] handed back and not committed, for who keeps them elsewhere."""
+        return self._gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,32 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from cluster.launch import load_run, versions, write_json
-from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from cluster.drawers import by_actors, here
+from cluster.launch import cluster, versions, write_json
+from cluster.run_folder import load_run
+from itercomp_rl.diffusion.checkpoint import check_drawing
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.evaluation.benchmark import FIRST_SEED, Sample, Scoring, draw_samples, samples_of, score_samples
+from itercomp_rl.evaluation.benchmark import (
+    FIRST_SEED,
+    Drawer,
+    Sample,
+    Scoring,
+    draw_samples,
+    samples_of,
+    score_samples,
+)
 from itercomp_rl.evaluation.benchmark_files import read_prompts, write_result
 from itercomp_rl.evaluation.clip import Aesthetic, Clip
 from itercomp_rl.evaluation.t2i_compbench import METRICS, NOT_COMPARABLE, Metrics, combined
 from itercomp_rl.evaluation.table import Cells, Column, score_of, text_table, write_tables
-from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import ModelRef
 from itercomp_rl.judges.reward import load_any_reward, score_any_size
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.results import Mean
 from itercomp_rl.reward.ensemble import RewardEnsemble
-from itercomp_rl.schema import Config
+from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
-from itercomp_rl.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +79,7 @@ class Job:
     guidance: float
     shard: tuple[int, int]
     realism: Realism
+    address: str | None = None  # of a Ray cluster to draw on
 
 
 def run(job: Job, config: Config) -> Table | None:
@@ -81,12 +91,18 @@ def run(job: Job, config: Config) -> Table | None:
         category: samples_of(read_prompts(job.prompts, category)[: job.limit], job.images)
         for category in job.categories
     }
-    models = [(name, *_model(name, source, job)) for name, source in job.models]
+    models = [_model(name, source, job, config) for name, source in job.models]
     settings = _settings(job, config)
     _claim(job.out, settings)
+    for name, ref, _ in models:
+        _claim(job.out / name, {"model": asdict(ref)})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for name, ref, store in models:
-        _draw(job, config, name, ref, store, samples, device)
+    has_actors = config.actors.samplers.count > 1 or job.address is not None
+    with cluster(job.address) if has_actors else nullcontext():
+        for name, ref, store_url in models:
+            own = replace(config, store=replace(config.store, url=store_url))
+            with by_actors(own, ref) if has_actors else nullcontext(here(own, ref, device)) as draw:
+                _draw(job, own, name, draw, samples)
     if job.shard[1] > 1:
         return None
     scorings = _Scorings(job, config, device)
@@ -108,11 +124,26 @@ def parse_model(text: str) -> tuple[str, str]:
     return name, source
 
 
-def _model(name: str, source: str, job: Job) -> tuple[ModelRef, Store]:
-    """A checkpoint, or RUN or RUN@ROUND: the policy that a run published last, or after that round (0 = its base)."""
+def _model(name: str, source: str, job: Job, config: Config) -> tuple[str, ModelRef, str]:
+    """The name, how it draws, and the URL of the store that its weights and plans lie in.
+
+    A checkpoint; RUN or RUN@ROUND, the policy that a run published last, or after that round (0 = its base); or
+    member:NAME, whatever gallery.members says of NAME.
+    """
+    plans = (job.out.absolute() / "plans").as_uri()
+    if source.startswith("member:"):
+        member = source.removeprefix("member:")
+        if member not in config.gallery.members or config.gallery.members[member].model == POLICY:
+            raise ConfigError(
+                f"--model {name}={source}: gallery.members has no {member!r} with a model of its own; give it as "
+                f"gallery.members.{member}={{model: ..., num_steps: ...}}"
+            )
+        ref = Plan(config=config).member(member)
+        check_drawing(checkpoint_path(ref.checkpoint))
+        return name, ref, plans
     run_, _, round_ = source.rpartition("@") if "@" in source else (source, "", "")
     if (Path(run_) / "config.yaml").is_file():
-        config, store = load_run(run_)
+        run_config, store = load_run(run_)
         published = weights.versions(store, "policy")
         if round_ and not round_.isdecimal():
             raise ConfigError(f"--model {name}={source}: the round after @ must be a number")
@@ -121,11 +152,10 @@ def _model(name: str, source: str, job: Job) -> tuple[ModelRef, Store]:
             raise ConfigError(
                 f"--model {name}={source}: published rounds are {[v + 1 for v in published]} (0: the base)"
             )
-        policy = Plan(config=config).policy(version)
-        return ModelRef(**{**asdict(policy), "num_steps": job.num_steps, "guidance": job.guidance}), store
-    check_checkpoint(checkpoint_path(source))
-    ref = ModelRef(name=name, checkpoint=source, num_steps=job.num_steps, guidance=job.guidance)
-    return ref, open_store("memory://", create=True)
+        policy = Plan(config=run_config).policy(version)
+        return name, replace(policy, num_steps=job.num_steps, guidance=job.guidance), run_config.store_url
+    check_drawing(checkpoint_path(source))
+    return name, ModelRef(name=name, checkpoint=source, num_steps=job.num_steps, guidance=job.guidance), plans
 
 
 def _settings(job: Job, config: Config) -> dict[str, Any]:
@@ -159,21 +189,12 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
 
 
-def _draw(
-    job: Job,
-    config: Config,
-    name: str,
-    ref: ModelRef,
-    store: Store,
-    samples: dict[str, list[Sample]],
-    device: torch.device,
-) -> None:
-    gallery = Gallery(store, replace(config.gallery, max_loaded=1), device)
+def _draw(job: Job, config: Config, name: str, draw: Drawer, samples: dict[str, list[Sample]]) -> None:
     for category, chosen in samples.items():
         draw_samples(
             job.out / name / category,
             chosen,
-            lambda prompts, seeds: gallery.draw(ref, prompts, seeds).images,
+            draw,
             batch=config.gallery.batch,
             progress=_progress(f"{name}, {category}"),
             shard=job.shard,

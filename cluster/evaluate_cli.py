@@ -70,7 +70,7 @@ def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num:
     "models",
     multiple=True,
     required=True,
-    help="NAME=SOURCE, a checkpoint or RUN[@ROUND]; may be repeated.",
+    help="NAME=SOURCE, a checkpoint, RUN[@ROUND] or member:NAME of gallery.members; may be repeated.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for images, scores and tables.")
 @click.option(
@@ -82,6 +82,7 @@ def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num:
 @click.option("--steps", type=click.IntRange(min=1), default=30, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=float, default=7.5, show_default=True)
 @click.option("--shard", default="0/1", show_default=True, help="I/N: only draw every N-th prompt from the I-th on.")
+@click.option("--address", help="A Ray cluster to draw on; default: a local one if actors.samplers.count is above 1.")
 @click.option("--clip-score", is_flag=True, help="Realism: CLIP cosine of every image.")
 @click.option("--aesthetic", help="Realism: LAION's head, a file or owner/name:file.")
 @click.option("--aesthetic-clip", default="openai/clip-vit-large-patch14", show_default=True)
@@ -97,12 +98,13 @@ def t2i_compbench(
     steps: int,
     guidance: float,
     shard: str,
+    address: str | None,
     clip_score: bool,
     aesthetic: str | None,
     aesthetic_clip: str,
     image_reward: str | None,
 ) -> None:
-    """T2I-CompBench of any models; KEY=VALUE sets gallery.* (batch, dtype) and judge.t2i_compbench.* (metrics)."""
+    """T2I-CompBench of any models; KEY=VALUE sets gallery.*, actors.samplers.* and judge.t2i_compbench.* (metrics)."""
     from itercomp_rl.config import load_config
     from itercomp_rl.evaluation.benchmark_files import BENCHMARK, CATEGORIES, parse_shard, pick
     from itercomp_rl.rules import require_spacy
@@ -124,6 +126,7 @@ def t2i_compbench(
             num_steps=steps,
             guidance=guidance,
             shard=part,
+            address=address,
             realism=Realism(
                 clip_score=clip_score,
                 aesthetic=aesthetic,

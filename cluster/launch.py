@@ -27,7 +27,7 @@ from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import check_room, role_sizes, workers
 from cluster.run_folder import load_run as load_run
 from itercomp_rl.config import config_from, to_tree
-from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_sampler
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
 from itercomp_rl.errors import CheckpointError, ConfigError, StuckError
 from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
@@ -90,7 +90,7 @@ def check_models(config: Config) -> None:
         raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
     for name, member in config.gallery.members.items():
         checkpoint = config.policy.model if member.model == POLICY else member.model
-        found = check_checkpoint(checkpoint_path(checkpoint))
+        found = (check_checkpoint if member.system in PLANNED else check_drawing)(checkpoint_path(checkpoint))
         if member.system in PLANNED and found not in _CARRIERS[member.system]:
             kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"
             raise CheckpointError(
@@ -135,7 +135,7 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     store = open_store(config.store_url, create=True, durable=config.store.durable)
     with logging_to(config), cluster(address), MemoryPeak() as peak:
         prompts = ray.put(plan.rolled_prompts)  # held here: a process that starts again asks for it again
-        handles = start_workers(config, prompts)
+        handles = start_workers(config, prompts=prompts)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
@@ -280,12 +280,15 @@ def cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def start_workers(config: Config, prompts: ray.ObjectRef) -> dict[str, WorkerHandle]:
-    """Every process of the run, by label, once all of them answer. prompts: the texts that rollouts will name.
+def start_workers(
+    config: Config, specs: list[WorkerSpec] | None = None, prompts: ray.ObjectRef | tuple[()] = ()
+) -> dict[str, WorkerHandle]:
+    """Every process of the run, or those of `specs`, by label, once all of them answer.
 
+    prompts: the texts that rollouts will name; rollers and policy learners need them.
     Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.
     """
-    specs = workers(config)
+    specs = workers(config) if specs is None else specs
     check_room(specs, ray.cluster_resources())
     handles = {spec.label: _start(spec, config, prompts) for spec in specs}
     waiting = {handle.ready.remote(): label for label, handle in handles.items()}
@@ -300,7 +303,7 @@ def start_workers(config: Config, prompts: ray.ObjectRef) -> dict[str, WorkerHan
     return handles
 
 
-def _start(spec: WorkerSpec, config: Config, prompts: ray.ObjectRef) -> WorkerHandle:
+def _start(spec: WorkerSpec, config: Config, prompts: ray.ObjectRef | tuple[()]) -> WorkerHandle:
     remote = ray.remote(Worker).options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_restarts=-1)
     return remote.remote(spec, config, prompts)
 

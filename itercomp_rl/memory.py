@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from itercomp_rl.architectures import Sizes, drawing_params, kept_bytes, num_params, sizes
+from itercomp_rl.architectures import KNOWN, Sizes, drawing_params, kept_bytes, num_params, sizes
+from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.models import checkpoint_path
@@ -196,7 +197,11 @@ def _sampler(config: Config) -> dict[str, int]:
 
 
 def _drawing_bytes(model: str, width: int) -> int:
-    drawing, vae = drawing_params(checkpoint_path(model))
+    path = checkpoint_path(model)
+    if path not in KNOWN and load_index(path).get("_class_name") not in WEIGHTS_NEEDED:
+        # A pipeline that only draws: what its files hold, nothing known while they are still on the hub.
+        return sum(file.stat().st_size for file in Path(path).rglob("*.safetensors"))
+    drawing, vae = drawing_params(path)
     return drawing * width + vae * 4
 
 

@@ -68,6 +68,10 @@ class Plan:
         members = self.config.gallery.members.items()
         return [self._member(name, member) for name, member in members if member.join_round == round_]
 
+    def member(self, name: str) -> ModelRef:
+        """How the configured member draws."""
+        return self._member(name, self.config.gallery.members[name])
+
     def _member(self, name: str, member: MemberConfig) -> ModelRef:
         """A member of model "policy" draws with the policy that was there when it joined."""
         policy = self.policy(member.join_round - 1) if member.model == POLICY else None

@@ -213,6 +213,11 @@ def _planners(config: Config) -> None:
         if planner.kind == "openai":
             is_http = (planner.url or "").startswith(("http://", "https://"))
             _require(is_http, f"{key}.url", planner.url, "must be an address such as http://localhost:8000/v1")
+            if part := secret_part(planner.url or ""):
+                raise ConfigError(
+                    f"{key}.url holds {part}, which would be written to config.yaml and to messages: give the address "
+                    f"alone, and the key by the environment variable {key}.key_env"
+                )
             _require(planner.timeout_s > 0, f"{key}.timeout_s", planner.timeout_s, "must be above 0")
             _require(planner.max_retries >= 0, f"{key}.max_retries", planner.max_retries, "must be 0 or more")
 

@@ -10,6 +10,8 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -155,6 +157,34 @@ def make_flux(folder: Path, *, seed: int = 0, has_guidance: bool = True) -> Path
             axes_dims_rope=(4, 4, 8),
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    )
+    return _saved(pipeline, folder)
+
+
+def make_pixart(folder: Path, *, seed: int = 0) -> Path:
+    """A PixArtAlphaPipeline, of no policy family: 16 px images, VAE factor 2, T5, DDIM."""
+    torch.manual_seed(seed)
+    tokenizer = word_tokenizer(length=12)
+    pipeline = PixArtAlphaPipeline(
+        vae=tiny_vae(latent_channels=4),
+        text_encoder=T5EncoderModel(t5_config(tokenizer, width=32)).eval(),
+        tokenizer=tokenizer,
+        transformer=PixArtTransformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=3,
+            cross_attention_dim=24,
+            caption_channels=32,
+            attention_bias=True,
+            norm_type="ada_norm_single",
+            norm_elementwise_affine=False,
+            norm_eps=1e-6,
+        ).eval(),
+        scheduler=DDIMScheduler(),
     )
     return _saved(pipeline, folder)
 

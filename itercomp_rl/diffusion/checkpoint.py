@@ -52,6 +52,17 @@ def check_checkpoint(folder_or_hub_id: str | Path) -> str:
     return name
 
 
+def check_drawing(folder_or_hub_id: str | Path) -> str:
+    """As check_checkpoint, for a checkpoint that only draws from text: any other pipeline class will do as well.
+
+    Whether diffusers has the class, and whether it makes pictures, shows when it is loaded.
+    """
+    name = load_index(folder_or_hub_id).get("_class_name")
+    if not isinstance(name, str):
+        raise CheckpointError(f"{folder_or_hub_id} is of class {name}: code of a checkpoint's own is never run")
+    return check_checkpoint(folder_or_hub_id) if name in WEIGHTS_NEEDED else name
+
+
 def check_sampler(pipeline: str, sampler: str) -> None:
     """Raises: ConfigError if policy.sampler is not one of the noise process of this pipeline class."""
     if sampler not in SAMPLERS[pipeline]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.benchmark_files import image_name, read_result, write_result
 
 FIRST_SEED = 42  # image n of every prompt is seeded 42 + n
@@ -20,14 +21,6 @@ PARTIAL = "partial"
 Picture = NDArray[np.uint8]  # [H, W, 3]
 Scoring = Callable[[str, Picture], float]
 Progress = Callable[[str, int, int], None]  # what, done, total
-
-
-class Drawer(Protocol):
-    """Draws one image per prompt and seed."""
-
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """Images [N, H, W, 3]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +37,17 @@ class Sample:
         return image_name(self.prompt, self.number)
 
 
+Group = Sequence[Sample]
+
+
+class Drawer(Protocol):
+    """Draws groups of samples, here or by several processes at once."""
+
+    def __call__(self, groups: Sequence[Group]) -> Iterable[tuple[Group, NDArray[np.uint8]]]:
+        """Every group with its images [N, H, W, 3], in whichever order they are done."""
+        ...
+
+
 def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
     """Every image of a category, in the benchmark's order."""
     return [
@@ -56,19 +60,23 @@ def samples_of(prompts: Sequence[str], images_per_prompt: int) -> list[Sample]:
 def draw_samples(
     folder: Path, samples: Sequence[Sample], draw: Drawer, *, batch: int, progress: Progress, shard: tuple[int, int]
 ) -> None:
-    """Draw what is missing of <folder>/samples, of the prompts of one shard (i of n); files appear complete."""
+    """Draw what is missing of <folder>/samples, of the prompts of one shard (i of n); files appear complete.
+
+    Raises: ConfigError if the folder holds images of other prompts: scores are kept by number, and would be mixed up.
+    """
     place = folder / "samples"
     place.mkdir(parents=True, exist_ok=True)
     listing = [{"number": s.number, "prompt": s.prompt, "seed": s.seed, "file": s.name} for s in samples]
-    _write(folder / "samples.json", json.dumps(listing, indent=0, ensure_ascii=False).encode())
+    content, told = json.dumps(listing, indent=0, ensure_ascii=False).encode(), folder / "samples.json"
+    if told.is_file() and told.read_bytes() != content:
+        raise ConfigError(f"{folder} holds images of other prompts: give the same --prompts, or another --out")
+    _write(told, content)
     part, num_parts = shard
     prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(s.prompt for s in samples))}
     own = [sample for sample in samples if prompts[sample.prompt] % num_parts == part]
     missing = [sample for sample in own if not (place / sample.name).exists()]
     done = len(own) - len(missing)
-    for start in range(0, len(missing), batch):
-        group = missing[start : start + batch]
-        images = draw([sample.prompt for sample in group], [sample.seed for sample in group])
+    for group, images in draw([missing[start : start + batch] for start in range(0, len(missing), batch)]):
         for sample, image in zip(group, images, strict=True):
             new = place / f".{sample.number}-{os.getpid()}.new.png"
             Image.fromarray(image).save(new)

@@ -11,6 +11,7 @@ from itercomp_rl.evaluation.geometry import Mode
 
 # Noun chunks that name a place and no thing.
 NOT_THINGS = ("top", "the side", "the left", "the right")
+PLACES = ("top", "side", "left", "right", "bottom", "front")
 PREPOSITIONS = ("on top of", "on bottom of", "on the left", "on the right", "next to", "on side of", "near")
 # Words of the benchmark that its detector knows under another name.
 DETECTOR_NAMES: dict[str, str] = dict.fromkeys(("girl", "boy", "man", "woman"), "person")
@@ -45,6 +46,12 @@ class Language:
     def noun_phrases(self, prompt: str) -> list[str]:
         """What BLIP-VQA asks about, in order."""
         return [chunk.text for chunk in self._nlp(prompt).noun_chunks if chunk.text not in NOT_THINGS]
+
+    def things(self, prompt: str) -> list[str]:
+        """The head noun of every noun chunk in small letters, without those that name a place."""
+        heads = [chunk.root for chunk in self._nlp(prompt).noun_chunks]
+        nouns = [head.text.lower() for head in heads if head.pos_ in ("NOUN", "PROPN")]
+        return [noun for noun in nouns if noun not in PLACES]
 
     def objects(self, prompt: str) -> tuple[str, str] | None:
         """The first and the last noun of a simple prompt, as a detector names them; None without a noun."""

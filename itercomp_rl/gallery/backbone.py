@@ -6,9 +6,11 @@ from typing import Any, TypeVar
 import torch
 
 from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, check_drawing
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.diffusion.published import load_published
+from itercomp_rl.gallery.any_pipeline import AnyPipeline
 from itercomp_rl.items import ModelRef
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.store.store import Store
@@ -32,6 +34,7 @@ class Backbones:
         self.device, self.dtype = device, dtype
         self._store, self._max_loaded = store, max_loaded
         self._attention, self._is_compiled = attention, is_compiled
+        self._classes: dict[str, str] = {}  # of the pipeline, by checkpoint
         self._kept: dict[Hashable, Any] = {}  # Any: each key's maker knows its type
 
     def policy(self, model: ModelRef) -> Policy:
@@ -45,6 +48,19 @@ class Backbones:
         resized = Policy(policy.pipeline, policy.family, resolution_px=model.size_px)
         resized.network = policy.network
         return resized
+
+    def is_family(self, model: ModelRef) -> bool:
+        """Whether the model's checkpoint is of a family that a policy can be."""
+        if model.checkpoint not in self._classes:
+            self._classes[model.checkpoint] = check_drawing(checkpoint_path(model.checkpoint))
+        return self._classes[model.checkpoint] in WEIGHTS_NEEDED
+
+    def pipeline(self, model: ModelRef) -> AnyPipeline:
+        """The checkpoint of a model of any other class."""
+        dtype = model.dtype or self.dtype
+        checkpoint = checkpoint_path(model.checkpoint)
+        key = ("pipeline", model.checkpoint, dtype)
+        return self.kept(key, lambda: AnyPipeline(str(checkpoint), dtype=dtype, device=self.device))
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returned for this key; made (again) if it is not in memory, after the least used made room."""

@@ -1,4 +1,4 @@
-"""Text-based gallery systems: any checkpoint of a known family, drawn from the prompt alone."""
+"""Text-based gallery systems: any diffusers text-to-image checkpoint, drawn from the prompt alone."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,19 @@ from itercomp_rl.items import ModelRef
 
 
 class TextSystem:
-    """SD1.x, SDXL, SD3 and FLUX checkpoints, and the policies of a run; satisfies GallerySystem."""
+    """SD1.x, SDXL, SD3 and FLUX checkpoints, the policies of a run, and all other pipelines; satisfies GallerySystem.
+
+    Other pipelines draw by their own code, which decides how much an image depends on its batch.
+    """
 
     def __init__(self, backbones: Backbones) -> None:
         self._backbones = backbones
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
         """As GallerySystem says."""
+        if not self._backbones.is_family(model):
+            images = self._backbones.pipeline(model).draw(model, prompts, seeds)
+            return Drawn(images=images, notes=({},) * len(prompts))
         policy = self._backbones.policy(model)
         network = policy.guided(policy.encode(prompts), model.guidance, negatives(model, len(prompts)))
         return Drawn(images=sample(policy, model, network, seeds), notes=({},) * len(prompts))

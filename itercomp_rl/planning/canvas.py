@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from PIL import ImageColor
 
 from itercomp_rl.errors import PlanError
-from itercomp_rl.planning.layout import MAX_BOXES
+from itercomp_rl.planning.layout import MAX_BOXES, check_text
 
 GRID = 90  # a canvas is so many units high and wide
 MAX_CHARACTERS = 64_000  # of an answer; a longer one is refused unread
+MAX_DISTANCE = 10**9  # to the viewer: only the order counts
 
 LOCATIONS = {
     "in the center": (45, 45),
@@ -154,7 +155,7 @@ def sentence(text: str) -> str:
 
 
 # What a program may call, with the arguments in order: name -> (type it must be of, whether it may be left out).
-_TEXT, _TEXTS, _NUMBER = "a string", "a list of strings", "a number"
+_TEXT, _TEXTS, _NUMBER = "a string", "a list of strings", f"a number below {MAX_DISTANCE}"
 _GLOBAL = {
     "description": (_TEXT, False),
     "detailed_descriptions": (_TEXTS, True),
@@ -254,13 +255,13 @@ def _read_call(statement: ast.stmt, lines: Sequence[str]) -> tuple[str, dict[str
 def _literal(node: ast.expr, wanted: str, lines: Sequence[str]) -> Literal:
     value = node.value if isinstance(node, ast.Constant) else None
     if wanted == _TEXT and isinstance(value, str):
-        return value
-    if wanted == _NUMBER and isinstance(value, int | float) and not isinstance(value, bool):
+        return check_text(value)
+    if wanted == _NUMBER and isinstance(value, int | float) and not isinstance(value, bool) and value < MAX_DISTANCE:
         return float(value)
     if wanted == _TEXTS and isinstance(node, ast.List | ast.Tuple):
         texts = [item.value for item in node.elts if isinstance(item, ast.Constant) and isinstance(item.value, str)]
         if len(texts) == len(node.elts):
-            return texts
+            return [check_text(text) for text in texts]
     raise _refused(node, lines, f"{wanted} is needed, written out")
 
 

@@ -1,8 +1,10 @@
 """A language model behind an endpoint of the OpenAI chat protocol; its key comes from the environment alone."""
 
+import asyncio
 import os
 import random
 import time
+from typing import Any
 
 import httpx
 
@@ -18,9 +20,14 @@ class EndpointChat:
     num_parallel: int = 4
 
     def __init__(self, settings: PlannerConfig, *, first_wait_s: float = 1.0) -> None:
-        """Raises: ConfigError if the variable that must hold the key is not set."""
+        """Raises: ConfigError if the variable that must hold the key is not set, or holds what is no key."""
         self._settings, self._first_wait_s = settings, first_wait_s
-        self._key = os.environ.get(settings.key_env, "") if settings.key_env else ""
+        self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError(
+                f"a planner's key_env is {settings.key_env!r}, and that environment variable holds characters that no "
+                "HTTP header takes: set it to the key alone"
+            )
         if settings.key_env and not self._key:
             raise ConfigError(
                 f"a planner's key_env is {settings.key_env!r}, and that environment variable is not set here: set it "
@@ -57,8 +64,10 @@ class EndpointChat:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         url = f"{str(settings.url).rstrip('/')}/chat/completions"
         try:
-            response = httpx.post(url, json=body, headers=headers, timeout=settings.timeout_s)
-        except httpx.TransportError as error:
+            response = asyncio.run(_post(url, body, headers, settings.timeout_s))
+        except TimeoutError:
+            return None, f"no answer within {settings.timeout_s:g} s"
+        except httpx.RequestError as error:
             return None, self._hidden(f"{type(error).__name__} {error}")
         if response.status_code == 429 or response.status_code >= 500:
             return None, f"status {response.status_code}"
@@ -76,3 +85,9 @@ class EndpointChat:
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
+
+
+async def _post(url: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float) -> httpx.Response:
+    """The whole answer. Raises: TimeoutError after so long in all: httpx's own limits begin anew with every byte."""
+    async with httpx.AsyncClient(timeout=timeout_s) as client, asyncio.timeout(timeout_s):
+        return await client.post(url, json=body, headers=headers)

@@ -1,6 +1,7 @@
 """Layouts as a language model writes them: a Python list of boxes, a background prompt, a negative prompt."""
 
 import ast
+import math
 from collections.abc import Sequence
 
 from itercomp_rl.errors import PlanError
@@ -51,12 +52,16 @@ def _objects(text: str) -> list[tuple[str, Pixels]]:
     try:
         found = ast.literal_eval(text)
         return [(str(phrase), _pixels(box)) for phrase, box in found]
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+    except (SyntaxError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise PlanError(f"the layout's boxes cannot be read ({error}): {text[:120]!r}") from error
 
 
-def _pixels(box: Sequence[float]) -> Pixels:
+def _pixels(box: object) -> Pixels:
+    if not isinstance(box, list | tuple):
+        raise ValueError(f"{box!r:.40} is no list of x, y, width and height")
     x, y, width, height = (float(number) for number in box)
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError(f"{box!r:.40} holds no finite numbers")
     return x, y, width, height
 
 

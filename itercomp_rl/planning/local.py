@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from itercomp_rl.errors import CheckpointError
@@ -31,11 +32,17 @@ class LocalChat:
     @torch.inference_mode()
     def answer(self, instruction: str, prompt: str) -> str:
         """As planners.Chat says."""
-        messages = [{"role": "system", "content": instruction}, {"role": "user", "content": prompt}]
-        asked = self._tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self._model.device)
+        try:
+            asked = self._told({"role": "system", "content": instruction}, {"role": "user", "content": prompt})
+        except TemplateError:  # some models' chats have no system role
+            asked = self._told({"role": "user", "content": f"{instruction}\n{prompt}"})
         said = self._model.generate(
             **asked, max_new_tokens=self._max_tokens, do_sample=False, pad_token_id=self._tokenizer.eos_token_id
         )
         return self._tokenizer.decode(said[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+
+    def _told(self, *messages: dict[str, str]) -> Any:
+        """The chat as the model reads it."""
+        return self._tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self._model.device)

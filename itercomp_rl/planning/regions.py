@@ -8,6 +8,7 @@ from itertools import pairwise
 from itercomp_rl.errors import PlanError
 from itercomp_rl.planning.layout import MAX_BOXES, Box
 
+MAX_CHARACTERS = 64_000
 _RATIO = re.compile(r"Final split ratio:\s*([\d.,;]+)", re.IGNORECASE)
 _PROMPTS = re.compile(r"Regional Prompt:\s*(.*?)(?=\n\n|\Z)", re.IGNORECASE | re.DOTALL)
 
@@ -44,8 +45,9 @@ def split_cells(ratio: str, num: int | None = None) -> list[list[Cell]]:
     left out and the others take their room.
     Raises: PlanError if a number is not above 0.
     """
-    rows = [[_number(text, ratio) for text in row.split(",")] for row in ratio.strip().strip(";").split(";")]
-    if len(rows) == 1:
+    texts = ratio.strip().strip(";").split(";")
+    rows = [[_number(text, ratio) for text in row.split(",")] for row in texts[:num]]  # a row has a cell at least
+    if len(texts) == 1:
         heights, columns = [1.0], rows
     else:
         heights, columns = [row[0] for row in rows], [row[1:] or [1.0] for row in rows]
@@ -96,6 +98,8 @@ def parse_regions(prompt: str, answer: str) -> Regions:
 
     Raises: PlanError if the ratio or the prompts are missing or do not fit each other.
     """
+    if len(answer) > MAX_CHARACTERS:
+        raise PlanError(f"the planner's answer has {len(answer)} characters; at most {MAX_CHARACTERS} are read")
     ratios, prompts = _RATIO.findall(answer), _PROMPTS.findall(answer)
     if not ratios or not prompts:
         missing = "Regional Prompt" if ratios else "Final split ratio"

@@ -4,8 +4,10 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from cluster.main import main
 from itercomp_rl.evaluation.benchmark_files import CATEGORIES, image_name
@@ -126,6 +128,45 @@ def test_a_folder_of_other_settings_is_refused(evaluated: tuple[Path, str], sett
     code, output = invoke("--model", "a=embedded:base", "--out", str(evaluated[0]), *settings, "--steps", "3")
     assert code == 2
     assert "another num_steps" in output
+
+
+def test_a_name_keeps_its_model(evaluated: tuple[Path, str], settings: list[str]) -> None:
+    code, output = invoke("--model", "tiny=embedded:spatial", "--out", str(evaluated[0]), *settings)
+    assert code == 2
+    assert "another model" in output
+
+
+def test_a_gallery_member_is_evaluated_as_it_draws(evaluated: tuple[Path, str], settings: list[str]) -> None:
+    member = "gallery.members.boxes={model: 'embedded:base', num_steps: 2, guidance: 7.5, system: rpg, planner: rule}"
+    code, output = invoke(
+        *("--model", "rpg=member:boxes", "--category", "spatial", "--out", str(evaluated[0]), *settings, member)
+    )
+    assert code == 0, output
+    plain, planned = (sorted((evaluated[0] / name / "spatial" / "samples").iterdir()) for name in ("tiny", "rpg"))
+    assert [path.name for path in planned] == [path.name for path in plain]
+    assert all(a.read_bytes() != b.read_bytes() for a, b in zip(plain, planned, strict=True))
+    code, output = invoke("--model", "x=member:nobody", "--out", str(evaluated[0]), *settings)
+    assert (code, "has no 'nobody'" in output) == (2, True), output
+
+
+@pytest.mark.slow
+def test_sampler_actors_draw_what_one_process_draws_and_go_on_where_they_stopped(
+    evaluated: tuple[Path, str], settings: list[str], tmp_path: Path
+) -> None:
+    arguments = (*settings, "--out", str(tmp_path), "--category", "color", "--category", "complex")
+    code, output = invoke("--model", "tiny=embedded:base", *arguments, "actors.samplers.count=2", "gallery.batch=3")
+    assert code == 0, output
+    for category in ("color", "complex"):
+        alone, shared = (sorted((out / "tiny" / category / "samples").iterdir()) for out in (evaluated[0], tmp_path))
+        assert [path.name for path in shared] == [path.name for path in alone]
+        for one, other in zip(alone, shared, strict=True):
+            assert np.abs(np.asarray(Image.open(one)).astype(int) - np.asarray(Image.open(other))).max() <= 1
+    shared[0].unlink()
+    times = [path.stat().st_mtime_ns for path in shared[1:]]
+    code, output = invoke("--model", "tiny=embedded:base", *arguments, "actors.samplers.count=2")
+    assert code == 0, output
+    assert shared[0].exists()
+    assert [path.stat().st_mtime_ns for path in shared[1:]] == times
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import pytest
 from cluster.launch import check_models
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import CheckpointError
-from tests.checkpoints import make_flux, make_sdxl
+from tests.checkpoints import make_flux, make_pixart, make_sdxl
 from tests.layout_checkpoints import make_gligen
+
+RPG = "system: rpg, planner: rule"
 
 
 @pytest.mark.parametrize("system", ["rpg", "omost"])
@@ -22,6 +24,17 @@ def test_drawing_by_plan_needs_a_checkpoint_with_cross_attention(system: str, tm
         check_models(
             load_config("quickstart", [f"policy.model={flux}", f"gallery.members.new={{model: policy, {planned}}}"])
         )
+
+
+def test_any_pipeline_can_draw_from_text_and_none_but_a_family_can_do_more(tmp_path: Path) -> None:
+    pixart = make_pixart(tmp_path)
+    check_models(load_config("quickstart", [f"gallery.members.new={{model: {pixart}, num_steps: 2}}"]))
+    for override in (f"policy.model={pixart}", f"gallery.members.new={{model: {pixart}, num_steps: 2, {RPG}}}"):
+        with pytest.raises(CheckpointError, match="is a PixArtAlphaPipeline checkpoint: a policy must be one of"):
+            check_models(load_config("quickstart", [override]))
+    (tmp_path / "model_index.json").write_text('{"_class_name": ["pipeline", "Own"]}')
+    with pytest.raises(CheckpointError, match="code of a checkpoint's own is never run"):
+        check_models(load_config("quickstart", [f"gallery.members.new={{model: {pixart}, num_steps: 2}}"]))
 
 
 def test_gligen_carries_boxes_but_is_never_the_policy(tmp_path: Path) -> None:

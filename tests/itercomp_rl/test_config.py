@@ -118,6 +118,13 @@ def test_an_endpoint_planner_needs_an_address() -> None:
         load_config("quickstart", [far])
 
 
+@pytest.mark.parametrize("url", ["https://me:hidden@host/v1", "https://host/v1?api_key=hidden"])
+def test_an_endpoint_planner_s_address_holds_no_key(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"gallery.planners.far.url holds .* gallery.planners.far.key_env") as refusal:
+        load_config("quickstart", [f"gallery.planners.far={{kind: openai, model: m, url: '{url}'}}"])
+    assert "hidden" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("key", ["judge.first_round", "judge.later_rounds", "evaluation.judge"])
 def test_the_oracle_is_refused_for_prompts_outside_the_embedded_world(key: str) -> None:
     keys = ("judge.first_round", "judge.later_rounds", "evaluation.judge")

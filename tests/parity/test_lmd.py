@@ -65,10 +65,11 @@ def test_energies_and_gradients_are_the_recorded_ones(told: dict[str, Any], reco
             torch.testing.assert_close(gradient, recorded[f"{number}.grad.{m}"], rtol=0, atol=TOLERANCE)
 
 
-def test_a_box_moved_by_one_cell_is_noticed(told: dict[str, Any], recorded: dict[str, Tensor]) -> None:
+def test_a_box_of_another_size_is_noticed(told: dict[str, Any], recorded: dict[str, Tensor]) -> None:
     sizes = [(side, side) for side in told["map_sizes"]]
-    case = told["cases"][0]
+    case = next(case for case in told["cases"] if case["reference"] is None)
     left, top, right, bottom = case["boxes"][0][0]
-    moved = {**case, "boxes": [[[left + 0.13, top, right + 0.13, bottom]], *case["boxes"][1:]]}
-    maps = [recorded[f"0.attn.{m}"][0] for m in range(len(sizes))]
+    other = [0.0, 0.0, 1.0, 1.0] if (right - left) * (bottom - top) < 0.5 else [0.0, 0.0, 0.3, 0.3]
+    moved = {**case, "boxes": [[other], *case["boxes"][1:]]}
+    maps = [recorded[f"{case['case']}.attn.{m}"][0] for m in range(len(sizes))]
     assert abs(float(total_energy(moved, maps, sizes, recorded)) - case["loss"]) > 100 * TOLERANCE

@@ -14,7 +14,7 @@ from itercomp_rl.errors import PlanError
 from itercomp_rl.gallery.canvas_attention import CanvasAttention, CanvasBank
 from itercomp_rl.gallery.karras import dpmpp_2m, karras_sigmas, nearest_timestep
 from itercomp_rl.gallery.omost import painted
-from itercomp_rl.planning.canvas import parse_canvas, sub_prompts
+from itercomp_rl.planning.canvas import Condition, parse_canvas, sub_prompts
 from tests.parity.recorded import attention_of
 
 
@@ -80,6 +80,24 @@ def test_sub_prompts_are_packed_as_recorded(cases: list[dict[str, Any]]) -> None
                 assert sub_prompts(condition, count, 75) == expected
 
 
+def test_sub_prompts_are_packed_as_recorded_with_clip_s_own_lengths(cases: list[dict[str, Any]]) -> None:
+    for case in cases:
+        for condition, recorded in zip(_conditions(case), case.get("conditions", ()), strict=True):
+            told = recorded.get("clip_bpe")
+            if told is None:
+                continue
+            texts = [*recorded["prefixes"], *recorded["suffixes"]]
+            lengths = dict(zip(texts, [*told["lengths_prefixes"], *told["lengths_suffixes"]], strict=True))
+            bags = recorded["bags"] if told["bags"] == "same as bags" else told["bags"]
+            expected = [" ".join([*recorded["prefixes"], *bag]) for bag in bags]
+            assert sub_prompts(condition, lengths.__getitem__, 75) == expected
+            assert len(expected) == told["number_of_bags"]
+
+
+def _conditions(case: dict[str, Any]) -> tuple[Condition, ...]:
+    return () if "official_error" in case else parse_canvas("a prompt", case["text"]).conditions()
+
+
 def masked(tensors: dict[str, torch.Tensor], recorded: dict[str, Any], case: dict[str, Any]) -> torch.Tensor:
     number = case["case"]
     hidden, masks = tensors[f"{number}.hidden_states"], tensors[f"{number}.masks"]
@@ -106,10 +124,15 @@ def test_masked_attention_is_as_recorded(folder: Path) -> None:
         )
 
 
+def _has_part(masks: torch.Tensor) -> bool:
+    return any(not torch.equal(mask, mask.roll(30, dims=-1)) for mask in masks[1:])
+
+
 def test_a_moved_mask_is_noticed(folder: Path) -> None:
     recorded = json.loads((folder / "attention.json").read_text())
     tensors = load_file(folder / "attention.safetensors")
-    case = recorded["cases"][0]
+    # A case with a part that does not fill its rows: moved sideways, it is another.
+    case = next(case for case in recorded["cases"] if _has_part(tensors[f"{case['case']}.masks"]))
     name = f"{case['case']}.masks"
     tensors[name] = torch.cat([tensors[name][:1], tensors[name][1:].roll(30, dims=-1)])
     assert (masked(tensors, recorded, case) - tensors[f"{case['case']}.output"]).abs().max() > 1e-3

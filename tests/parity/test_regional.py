@@ -43,8 +43,8 @@ def test_split_ratios_make_the_recorded_cells(folder: Path) -> None:
 def composed(tensors: dict[str, torch.Tensor], recorded: dict[str, Any], layout: dict[str, Any]) -> torch.Tensor:
     case, length = layout["case"], recorded["tokens_per_block"]
     hidden, blocks = tensors[f"{case}.hidden_states"], tensors[f"{case}.encoder_hidden_states"].split(length, dim=1)
-    cells = [cell for row in split_cells(layout["split_ratio"]) for cell in row]
     regions = blocks[1:] if layout["use_base"] else blocks
+    cells = [cell for row in split_cells(layout["split_ratio"], len(regions)) for cell in row]
     bank = RegionBank(
         rows=torch.arange(len(hidden)).repeat_interleave(len(cells)),
         tokens=torch.stack([region[row] for row in range(len(hidden)) for region in regions]),
@@ -69,7 +69,7 @@ def test_composed_attention_is_as_recorded(folder: Path) -> None:
 def test_regions_in_the_wrong_order_are_noticed(folder: Path) -> None:
     recorded = json.loads((folder / "layouts.json").read_text())
     tensors = load_file(folder / "attention.safetensors")
-    layout = recorded["layouts"][0]
+    layout = next(layout for layout in recorded["layouts"] if layout["blocks"] > 1)
     name = f"{layout['case']}.encoder_hidden_states"
     tensors[name] = tensors[name].roll(recorded["tokens_per_block"], dims=1)
     found = composed(tensors, recorded, layout)

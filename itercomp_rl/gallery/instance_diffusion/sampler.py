@@ -19,11 +19,13 @@ NoiseOf = Callable[[Tensor, int, Sequence[tuple[int, int]], float], Tensor]
 def plms_timesteps(num_steps: int, num_levels: int = 1000) -> list[int]:
     """Noise levels from high to low; one more than `num_steps` where that does not divide `num_levels`.
 
+    Where the highest would lie above all levels, as with 3 steps of 1000, it is the last; the official code ends there.
+
     Raises: ConfigError if num_steps is below 1 or above half the levels.
     """
     if not 1 <= num_steps <= num_levels // 2:
         raise ConfigError(f"num_steps is {num_steps}: PLMS takes 1 to {num_levels // 2} steps of {num_levels} levels")
-    return [t + 1 for t in reversed(range(0, num_levels, num_levels // num_steps))]
+    return [min(t + 1, num_levels - 1) for t in reversed(range(0, num_levels, num_levels // num_steps))]
 
 
 def gate_scales(num_steps: int, shares: tuple[float, float, float]) -> list[float]:

@@ -1,7 +1,7 @@
 """The benchmark's files: names, results, resuming; with drawing and scoring by plain functions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.evaluation.benchmark import draw_samples, samples_of, score_samples
+from itercomp_rl.evaluation.benchmark import Group, draw_samples, samples_of, score_samples
 from itercomp_rl.evaluation.benchmark_files import (
     BENCHMARK,
     CATEGORIES,
@@ -33,11 +33,12 @@ class Drawing:
         self.asked: list[tuple[str, int]] = []
         self.dies_after = dies_after
 
-    def __call__(self, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
-        if len(self.asked) >= self.dies_after:
-            raise KeyboardInterrupt
-        self.asked += zip(prompts, seeds, strict=True)
-        return np.stack([np.full((4, 4, 3), seed, np.uint8) for seed in seeds])
+    def __call__(self, groups: Sequence[Group]) -> Iterator[tuple[Group, NDArray[np.uint8]]]:
+        for group in groups:
+            if len(self.asked) >= self.dies_after:
+                raise KeyboardInterrupt
+            self.asked += [(sample.prompt, sample.seed) for sample in group]
+            yield group, np.stack([np.full((4, 4, 3), sample.seed, np.uint8) for sample in group])
 
 
 def quiet(*_: object) -> None:
@@ -86,6 +87,13 @@ def test_an_interrupted_drawing_goes_on_and_draws_nothing_twice(tmp_path: Path) 
     assert {path.name for path in (tmp_path / "samples").iterdir()} == {s.name for s in samples}
     listing = json.loads((tmp_path / "samples.json").read_text())
     assert [row["prompt"] for row in listing] == [s.prompt for s in samples]
+
+
+def test_images_of_other_prompts_are_not_mixed_in(tmp_path: Path) -> None:
+    draw(tmp_path, samples_of(["a", "b"], 2), Drawing())
+    draw(tmp_path, samples_of(["a", "b"], 2), Drawing(dies_after=0))  # nothing is missing
+    with pytest.raises(ConfigError, match="images of other prompts"):
+        draw(tmp_path, samples_of(["a", "c"], 2), Drawing())
 
 
 def test_shards_draw_everything_once_between_them(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every system through one protocol on tiny checkpoints of their real classes: batches, seeds, sharing, plans."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +9,14 @@ import pytest
 import torch
 
 from itercomp_rl.diffusion.family import load_policy
-from itercomp_rl.errors import ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.gallery.gallery import SYSTEMS, Gallery
 from itercomp_rl.items import ModelRef
 from itercomp_rl.rules import SYSTEMS as KNOWN_SYSTEMS
 from itercomp_rl.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from tests.checkpoints import make_flux, make_sd, make_sdxl
+from tests.checkpoints import make_flux, make_pixart, make_sd, make_sd3, make_sdxl
 
 PROMPTS = [
     "a red cup left of a blue box",
@@ -82,6 +83,42 @@ def test_an_image_depends_on_its_seed_and_prompt_alone(
     assert np.abs(images - np.concatenate(alone)).max() <= 1, "another batch, to rounding"
     other = shared.draw(model, PROMPTS[:1] * 2, [3, 4]).images.astype(int)
     assert np.abs(other[0] - other[1]).max() > 1, "another seed is another image"
+
+
+@pytest.mark.parametrize(
+    ("make", "size_px", "scheduler"),
+    [
+        (make_sd3, None, None),
+        (make_flux, 16, None),
+        (make_pixart, None, None),
+        (make_pixart, None, "DDPMScheduler"),
+    ],
+)
+def test_every_other_family_draws_the_same_image_again_alone_and_in_a_batch(
+    make: Callable[[Path], Path], size_px: int | None, scheduler: str | None, tmp_path: Path, shared: Gallery
+) -> None:
+    model = ref(str(make(tmp_path)), size_px=size_px, scheduler=scheduler)
+    images = shared.draw(model, PROMPTS, SEEDS).images
+    assert (images.shape, images.dtype) == ((5, 16, 16, 3), np.uint8)
+    assert np.array_equal(images, shared.draw(model, PROMPTS, SEEDS).images), "the same batch, bit for bit"
+    alone = shared.draw(model, PROMPTS[1:2], SEEDS[1:2]).images.astype(int)
+    assert np.abs(images[1:2] - alone).max() <= 1, "another batch, to rounding"
+    other = shared.draw(model, PROMPTS[:1] * 2, [3, 4]).images.astype(int)
+    assert np.abs(other[0] - other[1]).max() > 1, "another seed is another image"
+
+
+def test_a_pipeline_of_no_family_takes_what_it_knows_and_refuses_the_rest(tmp_path: Path) -> None:
+    checkpoint, drawing = str(make_pixart(tmp_path)), gallery()
+    plain, negative = (
+        drawing.draw(ref(checkpoint, negative=text), PROMPTS[:1], [1]).images for text in (None, "a cat")
+    )
+    assert not np.array_equal(plain, negative)
+    assert drawing.draw(ref(checkpoint, size_px=32), PROMPTS[:1], [1]).images.shape == (1, 32, 32, 3)
+    assert drawing.backbones.num_loaded() == 1
+    with pytest.raises(ConfigError, match="scheduler is 'ddpm': a PixArtAlphaPipeline takes null or one of"):
+        drawing.draw(ref(checkpoint, scheduler="ddpm"), PROMPTS[:1], [1])
+    with pytest.raises(CheckpointError, match="a policy must be one of"):
+        drawing.draw(ref(checkpoint, "rpg"), PROMPTS[:1], [1])
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])

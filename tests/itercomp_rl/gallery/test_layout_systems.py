@@ -13,6 +13,7 @@ from itercomp_rl.config import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt
+from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 from tests.layout_checkpoints import instance_state, make_gligen, make_layers, make_sd1
 
@@ -81,6 +82,38 @@ def test_instance_diffusion_draws_into_the_store(sampler: Sampler, store: Store,
     assert np.array_equal(sampler._gallery.draw(model, TEXTS, (1, 2, 3)).images, images)
     assert np.array_equal(sampler._gallery.draw(plain, TEXTS, (1, 2, 3)).images, before)
     assert sampler._gallery.backbones.num_loaded() == 1
+
+
+def layouts_model(folder: Path, system: str) -> ModelRef:
+    """A tiny Stable Diffusion 1 that a layout system draws with, and InstanceDiffusion's layers where it needs them."""
+    unet = load_policy(make_sd1(folder / "sd1")).trainable
+    layers = folder / "sd1-layers.safetensors"
+    save_file(instance_state(unet, make_layers(unet), original=True), layers)
+    model = ModelRef(
+        name="boxes", checkpoint=str(folder / "sd1"), num_steps=3, guidance=2.0, system=system, planner="rule"
+    )
+    return replace(model, grounding=str(layers)) if system == "instance_diffusion" else model
+
+
+@pytest.mark.parametrize("system", ["lmd", "instance_diffusion"])
+def test_awkward_prompts_are_drawn_by_layout(system: str, sampler: Sampler, tmp_path: Path) -> None:
+    prompts = ["a red cup and a blue box " * 72, "cup " * 500, "a dog / on\n\na cat", "twelve dogs and twelve cats", ""]
+    model = replace(layouts_model(tmp_path, system), num_steps=2, reference_weight=0.0)
+    drawn = sampler._gallery.draw(model, prompts, range(5))
+    assert drawn.images.shape == (5, 16, 16, 3)
+    assert max(len(note["plan"]["boxes"]) for note in drawn.notes) <= 30
+
+
+@pytest.mark.parametrize("system", ["lmd", "instance_diffusion"])
+def test_the_policy_of_a_run_is_a_backbone_of_layouts_too(
+    system: str, sampler: Sampler, store: Store, tmp_path: Path
+) -> None:
+    model = layouts_model(tmp_path, system)
+    learned_state = {n: t + 0.02 for n, t in load_policy(model.checkpoint).trainable.state_dict().items()}
+    weights.publish(store, "policy", 0, learned_state, {})
+    base = sampler._gallery.draw(model, TEXTS[:1], (1,)).images
+    learned = sampler._gallery.draw(replace(model, role="policy", version=0), TEXTS[:1], (1,)).images
+    assert not np.array_equal(base, learned)
 
 
 def test_settings_of_layout_systems_are_checked_before_anything_is_loaded() -> None:

@@ -63,7 +63,7 @@ def test_a_hostile_program_is_refused_with_its_line_and_nothing_happens(line: st
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("distance", ["0", "-1", "'near'", "True", "1e999", "1 + 1", "None"])
+@pytest.mark.parametrize("distance", ["0", "-1", "'near'", "True", "1e999", f"1{'0' * 400}", "1 + 1", "None"])
 def test_a_distance_that_is_no_number_above_zero_is_refused(distance: str) -> None:
     with pytest.raises(PlanError):
         parse_canvas("a prompt", program(distance=distance))
@@ -79,9 +79,22 @@ def test_a_distance_that_is_no_number_above_zero_is_refused(distance: str) -> No
         "```python\n" + "-" * 20_000 + "1\n```",
         "```python\ncanvas = Canvas()\n```",
         "canvas.set_global_description(description='\x00')",
+        program(description=r"'\ud800'"),
+        "a" + ".b" * 15_000 + " = Canvas()",
         program(more=LOCAL.format(distance="1.0", description="'x'") * 30),
     ],
-    ids=["empty", "words", "long", "parentheses", "minus signs", "nothing said", "null byte", "31 parts"],
+    ids=[
+        "empty",
+        "words",
+        "long",
+        "parentheses",
+        "minus signs",
+        "nothing said",
+        "null byte",
+        "half a character",
+        "deep name",
+        "31 parts",
+    ],
 )
 def test_garbage_is_refused(answer: str) -> None:
     with pytest.raises(PlanError):

@@ -30,6 +30,11 @@ def test_an_answer_becomes_boxes_in_shares_of_the_picture() -> None:
         "[('a cup', [0, 0, 9, 9])]\nBackground prompt: a\nBackground prompt: b",
         str([("a cup", [i, 0, 9, 9]) for i in range(31)]) + "\nBackground prompt: 31 boxes",
         "[" * 5_000 + "\nBackground prompt: deep",
+        "[('a cup', [0, 0, 1e999, 9])]\nBackground prompt: endless",
+        "[('a cup', ['nan', 0, 9, 9])]\nBackground prompt: nowhere",
+        f"[('a cup', [1{'0' * 400}, 0, 9, 9])]\nBackground prompt: beyond any float",
+        "[('a cup', {0, 1, 8, 9})]\nBackground prompt: a set has no order",
+        r"[('a \ud800', [0, 0, 9, 9])]" + "\nBackground prompt: half a character",
     ],
 )
 def test_an_answer_without_a_layout_is_refused(answer: str) -> None:

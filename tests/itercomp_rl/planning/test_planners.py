@@ -1,5 +1,6 @@
 """Plans by a language model: kept in the store by planner and prompt, and a fall-back is said beside the image."""
 
+import contextlib
 import json
 import threading
 import time
@@ -28,8 +29,11 @@ KEY = "sk-secret-0123456789"
 
 
 @contextmanager
-def endpoint(*replies: tuple[int, Any] | float) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that gives the replies in turn, the last for ever; a number is a silence of so many seconds."""
+def endpoint(*replies: tuple[int, Any] | float | str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that gives the replies in turn, the last for ever.
+
+    A number is a silence of so many seconds; a text comes a byte at a time, each a tenth of a second after the other.
+    """
     asked: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,6 +43,15 @@ def endpoint(*replies: tuple[int, Any] | float) -> Iterator[tuple[str, list[dict
             reply = replies[min(len(asked), len(replies)) - 1]
             if isinstance(reply, float):
                 time.sleep(reply)
+                return
+            if isinstance(reply, str):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(reply)))
+                self.end_headers()
+                with contextlib.suppress(OSError):  # whoever asked has hung up
+                    for character in reply:
+                        self.wfile.write(character.encode())
+                        time.sleep(0.1)
                 return
             text = reply[1] if isinstance(reply[1], str) else json.dumps(reply[1])
             self.send_response(reply[0])
@@ -64,7 +77,7 @@ def said(text: str) -> tuple[int, Any]:
 
 
 def settings(url: str, **changes: Any) -> PlannerConfig:
-    return PlannerConfig(**({"kind": "openai", "model": "m", "url": url, "timeout_s": 0.3, "max_retries": 0} | changes))
+    return PlannerConfig(**({"kind": "openai", "model": "m", "url": url, "timeout_s": 1.0, "max_retries": 0} | changes))
 
 
 def planners(store: Store, config: PlannerConfig) -> Planners:
@@ -112,7 +125,7 @@ def test_without_a_fall_back_garbage_stops_the_work(store: Store) -> None:
         planners(store, settings(url, fallback=None)).regions("far", [PROMPT])
 
 
-@pytest.mark.parametrize("reply", [(500, "broken"), (429, "too many"), 1.0], ids=["error", "throttled", "slow"])
+@pytest.mark.parametrize("reply", [(500, "broken"), (429, "too many"), 2.5], ids=["error", "throttled", "slow"])
 def test_an_endpoint_that_recovers_is_asked_again(reply: Any) -> None:
     with endpoint(reply, said("hello")) as (url, asked):
         chat = EndpointChat(settings(url, max_retries=2), first_wait_s=0.01)
@@ -120,7 +133,7 @@ def test_an_endpoint_that_recovers_is_asked_again(reply: Any) -> None:
         assert len(asked) == 2
 
 
-@pytest.mark.parametrize("reply", [(500, "broken"), 1.0], ids=["down", "slow"])
+@pytest.mark.parametrize("reply", [(500, "broken"), 2.5, "x" * 30], ids=["down", "slow", "dripping"])
 def test_an_endpoint_that_stays_down_is_given_up_and_left_alone(reply: Any, store: Store) -> None:
     with endpoint(reply) as (url, asked):
         with pytest.raises(PlannerError, match="2 tries"):
@@ -154,6 +167,17 @@ def test_the_key_comes_from_the_environment_and_is_never_told(
     assert asked[0]["key"] == f"Bearer {KEY}"
     assert "***" in note["fallback"]
     assert KEY not in note["fallback"] + caplog.text
+
+
+def test_a_key_loses_the_line_break_around_it_and_what_is_no_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANNER_KEY", f"{KEY}\n")
+    with endpoint(said("hello")) as (url, asked):
+        assert EndpointChat(settings(url, key_env="PLANNER_KEY")).answer("instruction", "prompt") == "hello"
+    assert asked[0]["key"] == f"Bearer {KEY}"
+    monkeypatch.setenv("PLANNER_KEY", f"{KEY}\n{KEY}")
+    with pytest.raises(ConfigError, match="no HTTP header takes") as refusal:
+        EndpointChat(settings(url, key_env="PLANNER_KEY"))
+    assert KEY not in str(refusal.value)
 
 
 def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +224,16 @@ def test_a_local_chat_model_answers_the_same_each_time_and_its_garbage_falls_bac
     [(plan, note)] = planners(store, config).canvases("far", [PROMPT])
     assert plan == rule.canvas(PROMPT)
     assert note["fallback"]
+
+
+def test_a_chat_without_a_system_role_is_told_all_by_the_user(tmp_path: Path) -> None:
+    picky = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+    chats = [
+        LocalChat(PlannerConfig(kind="transformers", model=str(model), max_tokens=8), torch.device("cpu"))
+        for model in (make_chat(tmp_path / "a", template=picky), make_chat(tmp_path / "b", template=TEMPLATE))
+    ]
+    picky_answer, answer = (chat.answer("Final split", "ratio cup") for chat in chats)
+    assert picky_answer == answer  # the same weights read the same words
 
 
 def test_a_model_that_cannot_chat_or_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -60,11 +60,17 @@ def test_an_answer_in_the_form_asked_for_becomes_regions() -> None:
         "Regional Prompt: a BREAK b",
         "Final split ratio: 0,1\n\nRegional Prompt: a BREAK b",
         "Final split ratio: 1,1\n\nRegional Prompt: a cup BREAK   ",
+        "Final split ratio: 1,1\n\nRegional Prompt: " + "a cup " * 20_000,
     ],
 )
 def test_an_answer_without_a_plan_is_refused(answer: str) -> None:
     with pytest.raises(PlanError):
         parse_regions("a prompt", answer)
+
+
+def test_rows_beyond_the_prompts_are_left_out_however_many() -> None:
+    plan = parse_regions("p", "Final split ratio: " + "1;" * 30_000 + "\n\nRegional Prompt: a BREAK b")
+    assert [(cell.phrase, cell.top, cell.bottom) for cell in plan.cells] == [("a", 0.0, 0.5), ("b", 0.5, 1.0)]
 
 
 def test_regions_that_overlap_or_leave_gaps_are_refused() -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from itercomp_rl.evaluation.benchmark_files import BENCHMARK, read_prompts
 from itercomp_rl.planning import rule
 from itercomp_rl.planning.layout import Box
 from itercomp_rl.planning.objects import parse_prompt
@@ -99,6 +100,30 @@ def test_the_objects_of_a_benchmark_prompt_are_found(prompt: str, phrases: list[
 def test_the_relation_of_a_benchmark_prompt_is_read(prompt: str, kind: str) -> None:
     found = parse_prompt(prompt)
     assert [(relation.first, relation.kind, relation.second) for relation in found.relations] == [(0, kind, 1)]
+
+
+KINDS = {
+    "on the left of": "left",
+    "on the right of": "right",
+    "on the top of": "above",
+    "on the bottom of": "below",
+    "on side of": "near",
+    "next to": "near",
+    "near": "near",
+    "in front of": "front",
+    "behind": "behind",
+    "hidden by": "behind",
+}
+
+
+@pytest.mark.parametrize("category", ["spatial", "3d_spatial"])
+def test_the_relation_and_both_objects_of_every_spatial_prompt_of_the_benchmark_are_read(category: str) -> None:
+    for prompt in read_prompts(BENCHMARK, category):
+        words = next(words for words in KINDS if f" {words} " in prompt)
+        first, second = prompt.rstrip(".").split(f" {words} ")
+        found = parse_prompt(prompt)
+        assert [item.noun for item in found.objects] == [first.split()[-1], second.split()[-1]], prompt
+        assert [(r.first, r.kind, r.second) for r in found.relations] == [(0, KINDS[words], 1)], prompt
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,5 +1,6 @@
 """Laws of the multi-instance sampler."""
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -83,3 +84,10 @@ def test_falling_gates_pass_through_the_middle() -> None:
 def test_step_counts_that_plms_cannot_take_are_refused(num_steps: int) -> None:
     with pytest.raises(ConfigError, match=f"num_steps is {num_steps}: PLMS takes 1 to 500"):
         plms_timesteps(num_steps)
+
+
+def test_every_step_count_that_is_taken_stays_within_the_levels_and_falls() -> None:
+    for num_steps in range(1, 501):
+        timesteps = plms_timesteps(num_steps)
+        assert timesteps[-1] > 0 and timesteps[0] < 1000, num_steps
+        assert all(after < before for before, after in itertools.pairwise(timesteps)), num_steps

@@ -1,0 +1,91 @@
+"""Text-to-image pipelines of diffusers that are no policy family: called as their own code says, one seed per image."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from itercomp_rl.diffusion.family import DTYPES
+from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.items import ModelRef
+
+_NEEDED = ("prompt", "generator", "num_inference_steps", "output_type")
+
+
+class AnyPipeline:
+    """One such checkpoint, loaded; its weights are safetensors and its code is diffusers' own."""
+
+    def __init__(self, checkpoint: str, *, dtype: str, device: torch.device) -> None:
+        """Raises: CheckpointError if it cannot be loaded or does not draw from text; ConfigError for the dtype."""
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype is {dtype!r}: must be one of {', '.join(DTYPES)}")
+        try:
+            # Any: every pipeline has a call of its own.
+            self._pipeline: Any = DiffusionPipeline.from_pretrained(
+                checkpoint, dtype=DTYPES[dtype], use_safetensors=True
+            )
+        except (OSError, ValueError, AttributeError, SafetensorError) as error:
+            raise CheckpointError(f"{checkpoint} cannot be loaded: {error}") from error
+        self._takes = set(inspect.signature(type(self._pipeline).__call__).parameters)
+        if missing := [name for name in _NEEDED if name not in self._takes]:
+            raise CheckpointError(
+                f"{checkpoint} is a {type(self._pipeline).__name__}, whose call takes no {', '.join(missing)}: a "
+                "text-to-image pipeline is needed"
+            )
+        self._pipeline.to(device)
+        self._pipeline.set_progress_bar_config(disable=True)
+        self._scheduler: Any = getattr(self._pipeline, "scheduler", None)
+
+    @torch.no_grad()
+    def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """Images [B, H, W, 3], one per prompt and seed, each from its own generator.
+
+        Raises: ConfigError for a setting that this pipeline does not have; CheckpointError if it draws no pictures.
+        """
+        self._take_scheduler(model)
+        asked = {
+            "guidance_scale": model.guidance,
+            "negative_prompt": None if model.negative is None else [model.negative] * len(prompts),
+            "height": model.size_px,
+            "width": model.size_px,
+            "use_resolution_binning": False,  # the size that is asked for, not the nearest usual one
+        }
+        for name, value in (("negative", "negative_prompt"), ("size_px", "height")):
+            if asked[value] is not None and value not in self._takes:
+                raise ConfigError(f"gallery.members.{model.name}.{name} is set, and {self._name} takes none")
+        found = self._pipeline(
+            prompt=list(prompts),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=model.num_steps,
+            output_type="np",
+            **{name: value for name, value in asked.items() if name in self._takes and value is not None},
+        ).images
+        images = np.asarray(found)
+        if images.ndim != 4 or images.shape[0] != len(prompts) or images.shape[-1] != 3:
+            raise CheckpointError(
+                f"{model.checkpoint} drew an array of {images.shape}: pictures [B, H, W, 3] are needed"
+            )
+        return (images * 255).round().clip(0, 255).astype(np.uint8)
+
+    @property
+    def _name(self) -> str:
+        return type(self._pipeline).__name__
+
+    def _take_scheduler(self, model: ModelRef) -> None:
+        """The checkpoint's own, afresh, or another class of diffusers' that fits it."""
+        own, key = self._scheduler, f"gallery.members.{model.name}.scheduler"
+        if own is None:
+            if model.scheduler is not None:
+                raise ConfigError(f"{key} is {model.scheduler!r}: a {self._name} has none, leave it unset")
+            return
+        known = {type(own).__name__, *(kind.__name__ for kind in own.compatibles)}
+        name = model.scheduler or type(own).__name__
+        if name not in known:
+            raise ConfigError(f"{key} is {name!r}: a {self._name} takes null or one of {', '.join(sorted(known))}")
+        self._pipeline.scheduler = getattr(diffusers, name).from_config(own.config)
