@@ -1,12 +1,16 @@
-"""Step 2 of a prompt's road: a sampler draws one model's images for a segment of prompts and commits them."""
+"""Step 2 of a prompt's road: a sampler draws one model's images for a segment of prompts and commits them.
+
+It also measures what a policy has forgotten, since it holds every version of the policy.
+"""
 
 import time
 
 import numpy as np
 import torch
 
+from itercomp_rl.evaluation.denoising import PICTURES, denoising_losses
 from itercomp_rl.gallery.gallery import Gallery
-from itercomp_rl.items import DrawOrder
+from itercomp_rl.items import DrawOrder, MeasureOrder
 from itercomp_rl.schema import GalleryConfig
 from itercomp_rl.store.store import Store
 
@@ -15,7 +19,7 @@ class Sampler:
     """Draws with whichever system and model an order names."""
 
     def __init__(self, store: Store, settings: GalleryConfig, device: torch.device) -> None:
-        self._store = store
+        self._store, self._batch = store, settings.batch
         self._gallery = Gallery(store, settings, device)
 
     def draw(self, order: DrawOrder) -> None:
@@ -40,3 +44,17 @@ class Sampler:
         }
         arrays = {"images": drawn.images, "seeds": np.array(order.seeds, np.int64)}
         self._store.put(order.kind, order.id, arrays, attrs)
+
+    def measure(self, order: MeasureOrder) -> None:
+        """Commit the denoising loss of each held-out picture; nothing is computed if it is committed."""
+        if self._store.has("losses", order.id):
+            return
+        pictures = PICTURES[order.source](self._store, order)
+        policy = self._gallery.backbones.policy(order.model)
+        losses = denoising_losses(policy, pictures, [prompt.text for prompt in order.prompts], order.seeds, self._batch)
+        rows = [
+            {"prompt": prompt.id, "seed": seed, "loss": loss}
+            for prompt, seed, loss in zip(order.prompts, order.seeds, losses, strict=True)
+        ]
+        attrs = {"round": order.round, "model": order.model.name, "source": order.source, "rows": rows}
+        self._store.put("losses", order.id, {}, attrs)
