@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.telemetry import RunMeter, put_again
-from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+from itercomp_rl.items import (
+    DrawOrder,
+    MeasureOrder,
+    PolicyOrder,
+    RankOrder,
+    RewardOrder,
+    RewardReport,
+    Rollout,
+    RolloutOrder,
+)
 from itercomp_rl.loop import Advance, Progress
 from itercomp_rl.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
 from itercomp_rl.run_logs import log_context
@@ -38,6 +47,10 @@ class MeteredSampler:
     async def draw(self, order: DrawOrder) -> None:
         with self._meter.order("sampler"):
             await self._inner.draw(order)
+
+    async def measure(self, order: MeasureOrder) -> None:
+        with self._meter.order("sampler"):
+            await self._inner.measure(order)
 
 
 class MeteredJudge:

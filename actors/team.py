@@ -11,7 +11,16 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.worker import WorkerHandle
 from itercomp_rl.errors import StuckError, WorkerDiedError
-from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+from itercomp_rl.items import (
+    DrawOrder,
+    MeasureOrder,
+    PolicyOrder,
+    RankOrder,
+    RewardOrder,
+    RewardReport,
+    Rollout,
+    RolloutOrder,
+)
 from itercomp_rl.loop import again, together
 from learners.engine import Group
 
@@ -71,6 +80,9 @@ class SamplerPool(Pool):
 
     async def draw(self, order: DrawOrder) -> None:
         await self.call("draw", order)
+
+    async def measure(self, order: MeasureOrder) -> None:
+        await self.call("measure", order)
 
 
 class JudgePool(Pool):

@@ -1,30 +1,62 @@
 """What each part of the loop is worth: the quickstart run again with one thing changed, over seeds; minutes to hours.
 
-python benchmarks/ablations.py --variants full no-reward --seeds 0 1 --json ablations.json
-Runs that are there already (under --dir) are read, not repeated.
+python benchmarks/ablations.py --json ablations.json --variants full no-reward random-reward --seeds 0 1 2
+Runs that are there already (under --dir) are read, not repeated; a killed one is resumed.
 """
 
 import argparse
 import json
-import platform
+import logging
+import math
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
-# Each variant states only its difference from configs/quickstart.yaml.
+from ablation_models import MODELS, QUICKSTART
+from measures import measure, write
+
+_UPDATES = QUICKSTART.run.rounds * QUICKSTART.policy.updates
+_STEPS = QUICKSTART.policy.num_steps
+
+# Each variant states only its difference from configs/quickstart.yaml. {NAME} is a model of ablation_models.py, made
+# first.
 VARIANTS: dict[str, list[str]] = {
     "full": [],
     "no-reward": ["policy.loss_scale=0.0"],
+    "random-reward": ["reward.trunk={random-trunk}", "reward.updates=0", "reward.min_accuracy=0.0"],
     "attribute-only": ["reward.weights.spatial=0", "reward.weights.non_spatial=0"],
     "spatial-only": ["reward.weights.attribute=0", "reward.weights.non_spatial=0"],
     "non-spatial-only": ["reward.weights.attribute=0", "reward.weights.spatial=0"],
     "no-pretraining-loss": ["policy.pretraining_weight=0"],
-    "late-steps": ["policy.mid_low=6", "policy.mid_high=9"],
-    "one-long-round": ["run.rounds=1", "policy.updates=360"],
+    "late-steps": [f"policy.mid_low={_STEPS - 4}", f"policy.mid_high={_STEPS - 1}"],
+    "one-long-round": ["run.rounds=1", f"policy.updates={_UPDATES}"],
     "frozen-rewards": ["reward.refresh=false"],
     "flip-10": ["judge.flip=0.1"],
     "flip-20": ["judge.flip=0.2"],
+    # Bradley-Terry alone: no matching, no naming, nothing that the renderer knows; every layer learns, for longer.
+    "pairs-only": [
+        "reward.trunk={random-trunk}",
+        "reward.fix_rate=0.0",
+        "reward.updates=600",
+        "reward.min_accuracy=0.0",
+    ],
+    "little-data-base": ["policy.model={little-data}", "gallery.members.base.model={little-data}"],
 }
+# No gain is what these must show; elsewhere more is better.
+CONTROLS = ("no-reward", "random-reward")
+
+
+def settings_of(variant: str, folder: Path) -> list[str]:
+    """The overrides of a variant, its own models lying in `folder`."""
+    return [_with_models(setting, {name: str(folder / name) for name in MODELS}) for setting in VARIANTS[variant]]
+
+
+def _with_models(setting: str, places: dict[str, str]) -> str:
+    for name, place in places.items():
+        setting = setting.replace(f"{{{name}}}", place)
+    return setting
 
 
 def main() -> None:
@@ -35,38 +67,63 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    measures, versions = [], {}
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    measures = []
     for variant in options.variants:
-        for seed in options.seeds:
-            tree = result(variant, seed, options.dir)
-            versions = tree["versions"]
-            for aspect, found in tree["aspects"].items():
-                gain = found["paired_gain"]
-                name = f"{variant}/seed {seed}/{aspect} gain"
-                measures.append(
-                    {
-                        "name": name,
-                        "value": gain["mean"],
-                        "aim": 0.15,
-                        "better": "higher",
-                        "unit": "score",
-                        "se": gain["se"],
-                    }
-                )
-                print(f"{name}: {gain['mean']:+.3f} ± {gain['se']:.3f}")
-    machine = {"processor": platform.processor(), "system": platform.platform()}
-    options.json.write_text(json.dumps({"measures": measures, "machine": machine, "versions": versions}, indent=2))
+        results = {seed: result(variant, seed, options.dir) for seed in options.seeds}
+        for seed, tree in results.items():
+            measures += measures_of(variant, f"seed {seed}", tree)
+        measures += over_seeds(variant, [tree["aspects"] for tree in results.values()])
+        write(options.json, measures)  # after every variant: hours lie between the first and the last
 
 
-def result(variant: str, seed: int, folder: Path) -> dict:
+def measures_of(variant: str, run: str, tree: dict[str, Any]) -> list[dict[str, Any]]:
+    """One run: the paired gain of each aspect and of their mean, and what was forgotten."""
+    gains = {aspect: found["paired_gain"] for aspect, found in tree["aspects"].items()}
+    # The aspects share images: the error of their mean is at most the mean of their errors.
+    both = {key: fmean(gain[key] for gain in gains.values()) for key in ("mean", "se")}
+    found = [_gain(variant, f"{run}/{name} gain", gain["mean"], gain["se"]) for name, gain in gains.items()]
+    found.append(_gain(variant, f"{run}/mean gain", both["mean"], both["se"]))
+    if changes := tree.get("denoising_loss", {}).get("paired_change_by_round"):
+        last = changes[-1]
+        name = f"{variant}/{run}/change of the denoising loss"
+        found.append(measure(name, last["mean"], "mean squared error", se=last["se"]))
+    return found
+
+
+def over_seeds(variant: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over run seeds with the error that their spread gives; nothing for one seed."""
+    if len(runs) < 2:
+        return []
+    by_aspect = {aspect: [run[aspect]["paired_gain"]["mean"] for run in runs] for aspect in runs[0]}
+    by_aspect["mean"] = [fmean(gains) for gains in zip(*by_aspect.values(), strict=True)]
+    return [
+        _gain(variant, f"{len(runs)} seeds/{aspect} gain", fmean(gains), stdev(gains) / math.sqrt(len(gains)))
+        for aspect, gains in by_aspect.items()
+    ]
+
+
+def _gain(variant: str, name: str, value: float, se: float) -> dict[str, Any]:
+    if variant in CONTROLS:
+        return measure(f"{variant}/{name}", value, "score", aim=0.0, better="lower", se=se)
+    aim = (0.25 if name.endswith("mean gain") else 0.15) if variant == "full" else None
+    return measure(f"{variant}/{name}", value, "score", aim=aim, better="higher", se=se)
+
+
+def result(variant: str, seed: int, folder: Path) -> dict[str, Any]:
     """results.json of a variant, run first (or resumed) if it is not there."""
     name = f"{variant}-{seed}"
     file = folder / name / "results.json"
     if not file.exists():
+        settings = settings_of(variant, (folder / "models").absolute())
+        for model, make in MODELS.items():
+            place = folder / "models" / model
+            if not place.exists() and any(str(place.absolute()) in setting for setting in settings):
+                make(place)
         command = [sys.executable, "-m", "cluster.main", "run", "quickstart", "--resume"]
-        settings = [f"run.name={name}", f"run.dir={folder}", f"run.seed={seed}", *VARIANTS[variant]]
-        subprocess.run([*command, *settings], check=True)
-    return json.loads(file.read_text())
+        own = [f"run.name={name}", f"run.dir={folder}", f"run.seed={seed}"]
+        subprocess.run([*command, *own, *settings], check=True)
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

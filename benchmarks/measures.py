@@ -10,10 +10,14 @@ from typing import Any
 VERSIONS_OF = ("itercomp-rl", "torch", "diffusers", "transformers", "deepspeed")
 
 
-def measure(name: str, value: float, unit: str, *, aim: float | None = None, better: str = "lower") -> dict[str, Any]:
-    """One measure; `aim` is what the project wants to reach, None where there is no aim."""
-    print(f"{name}: {value:.4g} {unit}" + ("" if aim is None else f" (aim {aim:g}, {better} is better)"))
-    return {"name": name, "value": value, "aim": aim, "better": better, "unit": unit}
+def measure(
+    name: str, value: float, unit: str, *, aim: float | None = None, better: str = "lower", se: float | None = None
+) -> dict[str, Any]:
+    """One measure; `aim` is what the project wants to reach, None where there is no aim; `se`: its standard error."""
+    error = "" if se is None else f" ± {se:.2g}"
+    print(f"{name}: {value:.4g}{error} {unit}" + ("" if aim is None else f" (aim {aim:g}, {better} is better)"))
+    found = {"name": name, "value": value, "aim": aim, "better": better, "unit": unit}
+    return found if se is None else {**found, "se": se}
 
 
 def write(path: Path, measures: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from itercomp_rl.items import DrawOrder, ModelRef
 from itercomp_rl.judges.choice import open_scorer
 from itercomp_rl.judges.scoring import Scorer
 from itercomp_rl.plan import Plan, draw_evaluations
-from itercomp_rl.prompts import held_out_prompts, user_prompts
+from itercomp_rl.prompts import check_prompt, held_out_prompts, user_prompts
 from itercomp_rl.report import save_grid
 from itercomp_rl.results import Graded, aspects_of
 from itercomp_rl.schema import Config
@@ -57,8 +57,9 @@ def generate_image(
 ) -> Path:
     """A PNG of the prompt drawn by one version of a run (1 = after the first round), beside the base if asked.
 
-    Raises: ConfigError if that round has published nothing.
+    Raises: ConfigError if that round has published nothing, or the prompt is empty or outside the embedded world.
     """
+    check_prompt(prompt, config.prompts)
     plan, published = Plan(config=config), weights.versions(store, "policy")
     version = (published[-1] if published else -1) if round_ is None else round_ - 1
     if version not in [-1, *published]:

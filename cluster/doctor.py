@@ -125,7 +125,9 @@ def _compiler() -> Iterator[Finding]:
 
 def _ray() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
-    place = f"RAY_ADDRESS is {address}" if address else "no RAY_ADDRESS: runs start a private Ray"
+    place = "runs start a private Ray" + (
+        f", not that of RAY_ADDRESS ({address}) but with --address" if address else ""
+    )
     yield Finding(part="ray", state="ok", found=f"{metadata.version('ray')}; {place}")
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))

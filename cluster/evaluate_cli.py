@@ -4,7 +4,9 @@ Imports wait until a command needs them, so that --help stays quick.
 """
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +20,15 @@ class RunByDefault(click.Group):
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+
+def _plain(tree: Any) -> Any:  # Any: a JSON value
+    """JSON has no infinity, which the standard error of a single prompt is: null there."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_plain(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 @click.group(
@@ -54,7 +65,7 @@ def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num:
     config, store = load_run(run_folder)
     aspects = measure(config, store, split=split, file=file, seed=seed, num=num)
     if as_json:
-        click.echo(json.dumps({"aspects": aspects}, indent=2))
+        click.echo(json.dumps(_plain({"aspects": aspects}), indent=2, allow_nan=False))
         return
     from rich.console import Console
 

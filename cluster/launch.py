@@ -259,9 +259,9 @@ _MAY_CHANGE = ("actors", "tracking", "store")
 def cluster(address: str | None) -> Iterator[None]:
     """Ray for the time of a run: the job's own cluster, one named on purpose, or a private local one.
 
-    A cluster that merely happens to run here is never joined.
+    A cluster that merely happens to run here is never joined, nor one that RAY_ADDRESS names for other commands.
     """
-    inside_job = "RAY_ADDRESS" in os.environ and address is None
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and address is None  # Ray sets it for a job's entrypoint
     env = {"env_vars": MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "runtime_env": env}
     temporary = None

@@ -1,5 +1,6 @@
 """The command line: `itercomp`, or `python -m cluster.main`. Heavy imports wait until a command needs them."""
 
+import errno
 import json
 import logging
 import sys
@@ -25,6 +26,14 @@ EXIT_CODES = {
     "WorkerDiedError": 6,
     "StuckError": 7,
 }
+# What a user's own disk can refuse, outside the store: run folders, reports, pictures.
+_FREE = "free some space there, or write elsewhere (run.dir, --out); a run goes on with --resume"
+WAYS_OUT = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EACCES: "let this user read and write there, or write elsewhere (run.dir, --out)",
+    errno.EROFS: "mount it for writing, or write elsewhere (run.dir, --out)",
+}
 
 
 def exit_codes() -> str:
@@ -47,6 +56,12 @@ class Reasons(click.Group):
             code = next((EXIT_CODES[name] for name in names if name in EXIT_CODES), 1)
             click.echo(f"error: {error}", err=True)
             sys.exit(code)
+        except OSError as error:
+            if error.errno not in WAYS_OUT:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"error: {where}{error.strerror}: {WAYS_OUT[error.errno]}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=Reasons, epilog=exit_codes(), context_settings={"help_option_names": ["-h", "--help"]})

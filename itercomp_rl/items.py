@@ -65,6 +65,23 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureOrder:
+    """The denoising loss of `model` on held-out pictures, to be committed as losses/`id`.
+
+    `source` is where the pictures come from, a key of evaluation.denoising.PICTURES; prompts, seeds and pictures are
+    the same for every model that is measured.
+    """
+
+    id: str
+    round: int
+    model: ModelRef
+    prompts: tuple[Prompt, ...]
+    seeds: tuple[int, ...]
+    source: str
+    images: tuple[ImageRef, ...] = ()  # of source "files": rows of evaluations segments
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankOrder:
     """Rank the images of some prompts, to be committed as rankings/`id`.
 

@@ -195,11 +195,15 @@ async def _learn_policy(plan: Plan, team: Team, order: PolicyOrder, progress: Pr
 async def evaluate(
     plan: Plan, team: Team, ledger: Ledger, progress: Progress, models: list[ModelRef], round_: int
 ) -> None:
-    """Models draw the held-out prompts (and seen ones, if configured), all with the same seeds, and are graded."""
+    """Models draw the held-out prompts (and seen ones, if configured), all with the same seeds, and are graded.
+
+    Then the policies among them are measured by their denoising loss on held-out pictures.
+    """
     orders = [
         order for model in models for split in ("test", "train") for order in plan.evaluation_orders(model, split)
     ]
-    with progress.phase("evaluation", len(orders), round_) as advance:
+    measures = [order for model in models for order in plan.measure_orders(model)]
+    with progress.phase("evaluation", len(orders) + len(measures), round_) as advance:
 
         async def grade(number: int) -> None:
             order = orders[number]
@@ -207,6 +211,9 @@ async def evaluate(
             await once(ledger, "grades", order.id, lambda: team.judge.grade(order.id), advance)
 
         await together(grade(number) for number in range(len(orders)))
+        await together(
+            once(ledger, "losses", order.id, lambda o=order: team.sampler.measure(o), advance) for order in measures
+        )
 
 
 async def once(

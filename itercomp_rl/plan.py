@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from itercomp_rl.items import DrawOrder, ImageRef, ModelRef, Prompt, RankOrder, RolloutOrder
+from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
 from itercomp_rl.schema import POLICY, Config, MemberConfig
 from itercomp_rl.seeds import seed_of
@@ -212,8 +212,43 @@ class Plan:
         num = evaluation.images_per_aspect if split == "test" else evaluation.seen_images_per_aspect
         if not num:
             return []
-        chosen = held_out_prompts(self.config.prompts, num, evaluation.seed, split)
-        return draw_evaluations(model, chosen, evaluation.seed, split, self.config.gallery.segment)
+        if split not in self._held_out:
+            self._held_out[split] = held_out_prompts(self.config.prompts, num, evaluation.seed, split)
+        return draw_evaluations(model, self._held_out[split], evaluation.seed, split, self.config.gallery.segment)
+
+    @cached_property
+    def _held_out(self) -> dict[str, list[tuple[Prompt, int]]]:
+        return {}
+
+    def policies(self) -> list[ModelRef]:
+        """The base and every round's policy."""
+        return [self.policy(round_) for round_ in range(-1, self.rounds)]
+
+    def measure_orders(self, model: ModelRef) -> list[MeasureOrder]:
+        """What shows how much a policy has forgotten: nothing for a model that is no policy, or where it is off."""
+        evaluation, source = self.config.evaluation, self.config.prompts.source
+        if not evaluation.denoising_images or model not in self.policies():
+            return []
+        num = evaluation.denoising_images
+        prompts = [prompt for order in self.evaluation_orders(model) for prompt in order.prompts][:num]
+        return [
+            MeasureOrder(
+                id=f"test-s{evaluation.seed}-{_plain(model.name)}",
+                round=-1 if model.version is None else model.version,
+                model=model,
+                prompts=tuple(prompts),
+                seeds=tuple(seed_of(evaluation.seed, "denoising", i) for i in range(len(prompts))),
+                source=source,
+                images=self._founders_pictures(len(prompts)) if source == "files" else (),
+            )
+        ]
+
+    def _founders_pictures(self, num: int) -> tuple[ImageRef, ...]:
+        """Pictures of the first held-out prompts: models draw them in one order, each founder lends every n-th."""
+        orders = [self.evaluation_orders(founder) for founder in self.founders(0)]
+        size = self.config.gallery.segment
+        places = [(orders[i % len(orders)][i // size], i % size) for i in range(num)]
+        return tuple(ImageRef(segment=order.id, row=row) for order, row in places)
 
 
 def draw_evaluations(

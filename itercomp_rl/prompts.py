@@ -135,3 +135,14 @@ def user_prompts(file: str | Path, config: PromptsConfig) -> list[Prompt]:
         return [Prompt(id=p.id, text=p.text, aspects=parse(p.text).aspects) for p in found]
     except ValueError as error:
         raise ConfigError(f"prompt file {str(file)!r}: {error}") from error
+
+
+def check_prompt(text: str, config: PromptsConfig) -> None:
+    """Raises: ConfigError for an empty prompt or, in the embedded world, one that is not of its language."""
+    if not text.strip():
+        raise ConfigError("the prompt is empty: say what to draw, such as 'a red circle left of a blue square'")
+    if config.source == "shapes":
+        try:
+            parse(text)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error

@@ -12,24 +12,19 @@ from rich.table import Table
 
 from itercomp_rl.config import to_tree
 from itercomp_rl.plan import Plan
-from itercomp_rl.results import aspects_tree, off_palette_mean
+from itercomp_rl.results import aspects_tree
+from itercomp_rl.side_effects import side_effects, side_effects_tree
 from itercomp_rl.store.store import Store
 
 
 def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any], versions: dict[str, str]) -> None:
-    """results.json, results.txt (the table) and images.png in the run folder.
+    """results.json, results.txt (the tables) and images.png in the run folder.
 
     `facts` of an earlier part of the same run are added up: seconds sum, memory takes the higher peak.
     """
     earlier = json.loads((folder / "results.json").read_text()) if (folder / "results.json").exists() else {}
     tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
-    if plan.config.evaluation.seen_images_per_aspect:
-        tree["aspects_seen"] = aspects_tree(store, plan, "train")
-    if plan.config.evaluation.judge == "oracle":
-        tree["off_palette"] = {
-            model.name: off_palette_mean(store, [order.id for order in plan.evaluation_orders(model)]).tree()
-            for model in plan.evaluated()
-        }
+    tree |= side_effects_tree(store, plan, tree["aspects"])
     tree |= {
         "wall_s": round(facts["wall_s"] + earlier.get("wall_s", 0.0), 1),
         "peak_rss_mb": max(facts["peak_rss_mb"], earlier.get("peak_rss_mb", 0)),
@@ -39,8 +34,11 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
         "seeds": {"run": plan.config.run.seed, "evaluation": plan.config.evaluation.seed},
     }
     _write(folder / "results.json", json.dumps(tree, indent=2) + "\n")
-    console = Console(width=120, record=True, file=(folder / "results.txt").open("w", encoding="utf-8"))
-    console.print(score_table(tree["aspects"], plan.config.evaluation.judge))
+    with (folder / "results.txt").open("w", encoding="utf-8") as file:
+        console = Console(width=120, file=file)
+        console.print(score_table(tree["aspects"], plan.config.evaluation.judge))
+        if table := side_effects_table(tree):
+            console.print(table)
     write_grid(store, plan, folder / "images.png")
 
 
@@ -68,6 +66,22 @@ def score_table(aspects: dict[str, Any], judge: str = "oracle") -> Table:
     if first["paired_gain"]:
         table.add_section()
         _row(table, "paired gain over the base", [tree["paired_gain"] for tree in aspects.values()], sign="+")
+    return table
+
+
+def side_effects_table(results: dict[str, Any]) -> Table | None:
+    """What the gain cost: models down; mean +- standard error. None if nothing was measured."""
+    columns, rows = side_effects(results)
+    if not columns:
+        return None
+    table = Table(
+        title="beside the scores: forgetting, artefacts, combinations seen in training (mean ± standard error)"
+    )
+    table.add_column("model")
+    for column in columns:
+        table.add_column(column.replace(": ", ":\n"), justify="right")
+    for name, cells in rows:
+        table.add_row(name, *("" if cell is None else f"{cell['mean']:.4f}±{cell['se']:.4f}" for cell in cells))
     return table
 
 

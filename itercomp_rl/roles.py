@@ -4,7 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+from itercomp_rl.items import (
+    DrawOrder,
+    MeasureOrder,
+    PolicyOrder,
+    RankOrder,
+    RewardOrder,
+    RewardReport,
+    Rollout,
+    RolloutOrder,
+)
 
 
 class Sampler(Protocol):
@@ -12,6 +21,10 @@ class Sampler(Protocol):
 
     async def draw(self, order: DrawOrder) -> None:
         """Commit the images of `order`; done already means done at once."""
+        ...
+
+    async def measure(self, order: MeasureOrder) -> None:
+        """Commit the denoising losses of `order`; done already means done at once."""
         ...
 
 

@@ -63,6 +63,7 @@ def _positive(config: Config) -> None:
         "policy.noise": config.policy.noise,
         "policy.loss_scale": config.policy.loss_scale,
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
+        "evaluation.denoising_images": config.evaluation.denoising_images,
         "actors.max_retries": config.actors.max_retries,
         "judge.margin": config.judge.margin,
         "tracking.images": config.tracking.images,

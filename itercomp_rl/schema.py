@@ -207,6 +207,7 @@ class EvaluationConfig:
     judge: str
     images_per_aspect: int
     seen_images_per_aspect: int
+    denoising_images: int = 0
     seed: int
     grid_prompts: int
 

@@ -372,7 +372,11 @@ def noised_for_training(
             f"timestep_range is {timestep_range}: it must be rising, within 0 to 1, and hold a noise level"
         )
     level_B = torch.randint(low, high, (len(x0),), generator=generator)
-    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    return noised_at(process, x0, level_B, torch.randn(x0.shape, generator=generator).to(x0.device))
+
+
+def noised_at(process: Process, x0: Tensor, level_B: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents [B, ...] at the noise levels given (rows of signal_T), what the network should say, timesteps [B]."""
     shape = (-1,) + (1,) * (x0.ndim - 1)
     signal, sigma = (
         table[level_B].to(x0.dtype).to(x0.device).view(shape) for table in (process.signal_T, process.noise_T)

@@ -107,8 +107,16 @@ def score_samples(
 
 def _images(folder: Path, samples: Sequence[Sample]) -> Iterator[tuple[Sample, Picture]]:
     for sample in samples:
-        with Image.open(folder / "samples" / sample.name) as image:
-            yield sample, np.asarray(image.convert("RGB"))
+        path = folder / "samples" / sample.name
+        try:
+            with Image.open(path) as image:
+                picture = np.asarray(image.convert("RGB"))
+        except OSError as error:  # Pillow's own errors are of this class
+            raise ConfigError(
+                f"--out holds {path}, which is no image that can be read ({error}): delete it and give the command "
+                "again; it is drawn anew"
+            ) from error
+        yield sample, picture
 
 
 def _write(path: Path, content: bytes) -> None:

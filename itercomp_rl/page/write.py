@@ -18,6 +18,7 @@ from itercomp_rl.page.facts import RoundLineage, Series, lineage, load_metrics, 
 from itercomp_rl.plan import Plan
 from itercomp_rl.rank_page.session import QUESTIONS
 from itercomp_rl.results import aspects_tree
+from itercomp_rl.side_effects import side_effects
 from itercomp_rl.store.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -49,6 +50,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             aspects=aspects,
             table=table(aspects),
             score_plots=score_plots(aspects),
+            side_effects=side_effects(facts) if facts else ([], []),
             lineage=made,
             ran=what_ran(plan, facts, metrics),
             versions=written_with(store) | facts.get("versions", {}),

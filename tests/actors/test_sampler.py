@@ -1,5 +1,6 @@
 """The sampler role: an order of any system becomes one committed segment, once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from actors.sampler import Sampler
-from itercomp_rl.items import DrawOrder, ModelRef, Prompt
+from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt
 from itercomp_rl.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.store.store import Store, open_store
 from tests.checkpoints import make_sd, make_sdxl
@@ -78,3 +79,25 @@ def test_what_is_committed_is_not_drawn_again(tmp_path: Path) -> None:
     drawing.draw(order(tmp_path / "nowhere", "text", None))  # would fail if it were drawn
     assert store.commits("images") == first
     assert np.any(store.get("images", "drawn-00000").arrays["images"])
+
+
+def test_a_policy_is_measured_once_on_what_was_drawn(tmp_path: Path) -> None:
+    store, checkpoint = open_store("memory://", create=True), make_sd(tmp_path)
+    role = sampler(store)
+    drawn = order(checkpoint, "text", None)
+    role.draw(replace(drawn, kind="evaluations"))
+    asked = MeasureOrder(
+        id="test-policy-0",
+        round=0,
+        model=drawn.model,
+        prompts=PROMPTS,
+        seeds=(4, 5, 6),
+        source="files",
+        images=tuple(ImageRef(segment=drawn.id, row=row) for row in range(3)),
+    )
+    role.measure(asked)
+    record = store.get("losses", asked.id)
+    assert [row["prompt"] for row in record.attrs["rows"]] == [prompt.id for prompt in PROMPTS]
+    assert all(row["loss"] > 0 for row in record.attrs["rows"])
+    role.measure(replace(asked, images=()))  # would fail if it were measured again
+    assert store.get("losses", asked.id).attrs == record.attrs

@@ -3,7 +3,6 @@
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -126,11 +125,15 @@ def test_a_mistake_ends_with_its_reason_and_exit_code(
 
 
 def test_a_config_mistake_is_told_in_under_two_seconds() -> None:
-    began = time.process_time()
-    code = "from cluster.main import main; main(['run', 'quickstart', 'policy.mid_high=99'])"
-    found = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=False
+    code = (
+        "import sys; from click.testing import CliRunner; from cluster.main import main; "
+        "found = CliRunner().invoke(main, ['run', 'quickstart', 'policy.mid_high=99']); print(found.output); "
+        "sys.exit(found.exit_code if not {'torch', 'ray'} & set(sys.modules) else 99)"
     )
-    assert found.returncode == 2
-    assert " torch\n" not in found.stderr, "torch was imported before the config was checked"
-    assert time.process_time() - began < 2
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (found.returncode, "policy.mid_low..mid_high" in found.stdout) == (2, True), found.stdout + found.stderr
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    )  # of processor: the machine is shared

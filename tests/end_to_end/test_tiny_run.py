@@ -17,6 +17,7 @@ from itercomp_rl.store.retention import verify
 
 def itercomp(*arguments: str, code: int = 0) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["RAY_ADDRESS"] = "127.0.0.1:1"  # nobody is there: a run that joined what it finds would fail
     found = subprocess.run(
         [sys.executable, "-m", "cluster.main", *arguments],
         capture_output=True,
@@ -48,6 +49,19 @@ def test_results_json_has_the_agreed_form(run_folder: Path) -> None:
     assert tree["wall_s"] > 0
     assert tree["peak_rss_mb"] > 100
     assert {"config", "versions", "seeds"} <= set(tree)
+
+
+def test_what_the_gain_cost_stands_beside_it(run_folder: Path) -> None:
+    tree = json.loads((run_folder / "results.json").read_text())
+    loss = tree["denoising_loss"]
+    assert loss["base"]["n"] == 12
+    assert 0 < loss["base"]["mean"] < 1
+    assert [cell["n"] for cell in loss["rounds"] + loss["paired_change_by_round"]] == [12] * 4
+    assert {"base policy", "policy-0", "policy-1"} <= set(tree["off_palette"])
+    assert all(found["base"]["n"] >= 8 for found in tree["aspects_seen"].values())
+    assert set(tree["seen_minus_unseen"]) == set(tree["aspects"])
+    assert "denoising loss" in (run_folder / "results.txt").read_text().replace("\n", " ")
+    assert "What the gain cost" in (run_folder / "report.html").read_text()
 
 
 def test_the_store_holds_each_image_group_once_and_is_sound(run_folder: Path) -> None:
@@ -88,6 +102,12 @@ def test_evaluate_measures_anew_and_generate_draws(run_folder: Path, tmp_path: P
     tree = json.loads(found[found.index("{") : found.rindex("}") + 1])
     assert set(tree["aspects"]) == {"attribute", "spatial", "non_spatial"}
     assert len(tree["aspects"]["spatial"]["rounds"]) == 2
+    (tmp_path / "mine.txt").write_text("a red circle left of a blue square\n")
+    found = itercomp("evaluate", str(run_folder), "--prompts", str(tmp_path / "mine.txt"), "--n", "2", "--json")
+    tree = json.loads(found[found.index("{") : found.rindex("}") + 1], parse_constant=lambda name: 1 / 0)
+    assert set(tree["aspects"]) == {"attribute", "spatial"}
+    assert tree["aspects"]["spatial"]["base"]["n"] == 2
+    assert tree["aspects"]["spatial"]["base"]["se"] is None  # two images of one prompt
     picture = tmp_path / "out.png"
     itercomp(
         *("generate", "a red circle left of a blue square", "--run", str(run_folder)),

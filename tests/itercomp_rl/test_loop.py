@@ -10,7 +10,16 @@ import pytest
 
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import DivergedError, WorkerDiedError
-from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+from itercomp_rl.items import (
+    DrawOrder,
+    MeasureOrder,
+    PolicyOrder,
+    RankOrder,
+    RewardOrder,
+    RewardReport,
+    Rollout,
+    RolloutOrder,
+)
 from itercomp_rl.loop import Advance, run_rounds
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
@@ -42,6 +51,14 @@ class LocalTeam:
         assert (order.kind, order.id) not in self.done, "an image group was drawn twice"
         self.done.add((order.kind, order.id))
         self.events.append(f"draw {order.kind} {order.id}")
+
+    async def measure(self, order: MeasureOrder) -> None:
+        await self.pause()
+        assert ("losses", order.id) not in self.done, "a policy was measured twice"
+        assert order.model.version is None or order.model.version in self.policies, "measured before it was published"
+        assert all(("grades", ref.segment) in self.done for ref in order.images), "measured on pictures not drawn yet"
+        self.done.add(("losses", order.id))
+        self.events.append(f"measure {order.id}")
 
     async def rank(self, order: RankOrder) -> None:
         await self.pause()
@@ -145,10 +162,10 @@ def play(team: LocalTeam, config: Config) -> None:
 
 @pytest.mark.parametrize("max_lag", [0, 1, 3])
 def test_no_rollout_is_staler_than_max_policy_lag_and_none_is_lost(max_lag: int) -> None:
-    reached = 0
+    reached, config = 0, small(f"policy.max_policy_lag={max_lag}")
     for seed in range(25):
         team = LocalTeam(seed)
-        play(team, small(f"policy.max_policy_lag={max_lag}"))
+        play(team, config)
         assert max(team.lags) <= max_lag
         assert team.used == [*range(16), *range(16)]  # two rounds of 8 updates of 2 rollouts, in order, each once
         reached = max(reached, max(team.lags))
@@ -159,7 +176,8 @@ def test_sequential_setting_is_the_papers_order() -> None:
     team = LocalTeam(3)
     play(team, small())
     first_round = team.events[: team.events.index("policy 0") + 1]
-    kinds = [event.split()[0] for event in first_round if "evaluations" not in event]
+    first_round = [event for event in first_round if "evaluations" not in event and "measure" not in event]
+    kinds = [event.split()[0] for event in first_round]
     changes = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
     ranked, learned = kinds.index("reward"), kinds.index("update")
     assert set(kinds[:ranked]) == {"draw", "rank"}
@@ -179,6 +197,17 @@ def test_every_model_draws_every_prompt_once_and_newcomers_join() -> None:
     drawn = sorted(event.split()[-1] for event in team.events if event.startswith("draw images"))
     models = [*config.gallery.members, "policy-0"]
     assert drawn == sorted(f"{model}-{segment:05d}" for model in models for segment in range(len(plan.segments())))
+
+
+def test_the_base_and_every_round_s_policy_are_measured_once() -> None:
+    team, config = LocalTeam(0), small()
+    play(team, config)
+    seed = config.evaluation.seed
+    measured = [event.removeprefix("measure ") for event in team.events if event.startswith("measure")]
+    assert measured == [f"test-s{seed}-{name}" for name in ("base-policy", "policy-0", "policy-1")]
+    off = LocalTeam(0)
+    play(off, small("evaluation.denoising_images=0"))
+    assert not any(event.startswith("measure") for event in off.events)
 
 
 def test_a_finished_run_orders_nothing_again() -> None:

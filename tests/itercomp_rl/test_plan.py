@@ -1,9 +1,36 @@
 """What a run plans: which reward models place the newcomers, which prompts rollouts meet."""
 
+from pathlib import Path
+
 import pytest
 
 from itercomp_rl.config import load_config
 from itercomp_rl.plan import Plan
+
+FILES = ["prompts.source=files", "judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward"]
+
+
+def test_every_policy_is_measured_on_the_same_pictures_and_no_gallery_model_is() -> None:
+    plan = Plan(config=load_config("tiny"))
+    found = [plan.measure_orders(model) for model in plan.policies()]
+    assert [len(orders) for orders in found] == [1] * (plan.rounds + 1)
+    assert len({(orders[0].prompts, orders[0].seeds) for orders in found}) == 1
+    assert len(found[0][0].prompts) == plan.config.evaluation.denoising_images
+    assert [order for model in plan.founders(0) for order in plan.measure_orders(model)] == []
+
+
+def test_prompts_of_files_are_measured_on_what_the_founders_drew_of_them(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("\n".join(f"a cat number {i}" for i in range(60)))
+    (tmp_path / "test.txt").write_text("\n".join(f"a dog number {i}" for i in range(40)))
+    files = [f"prompts.train_file={tmp_path / 'train.txt'}", f"prompts.test_file={tmp_path / 'test.txt'}"]
+    sizes = ["evaluation.images_per_aspect=40", "evaluation.denoising_images=35"]
+    plan = Plan(config=load_config("tiny", [*FILES, *files, *sizes]))
+    (order,) = plan.measure_orders(plan.policy(0))
+    segments = {o.id: o for founder in plan.founders(0) for o in plan.evaluation_orders(founder)}
+    assert len(order.images) == 35
+    for i, (prompt, ref) in enumerate(zip(order.prompts, order.images, strict=True)):
+        assert segments[ref.segment].prompts[ref.row] == prompt
+        assert segments[ref.segment].model == plan.founders(0)[i % len(plan.founders(0))]
 
 
 @pytest.mark.parametrize("refresh", [True, False])
@@ -27,3 +54,16 @@ def test_rollouts_meet_the_prompts_that_were_to_be_encoded_and_no_other(updates:
         assert met == set(plan.rolled_prompts)
     else:
         assert met < set(plan.rolled_prompts) == {prompt.text for prompt in plan.policy_prompts}
+
+
+def test_the_full_world_has_the_prompts_that_its_config_asks_for() -> None:
+    plan = Plan(config=load_config("shapes_full"))
+    world = plan.config.prompts.world
+    assert (len(world.colours), len(world.shapes), len(world.relations)) == (6, 4, 8)
+    assert len({prompt.text for prompt in plan.gallery_prompts}) == plan.config.prompts.gallery
+    assert len({prompt.text for prompt in plan.policy_prompts}) == plan.config.prompts.policy
+    images = [prompt for order in plan.evaluation_orders(plan.policy(0)) for prompt in order.prompts]
+    assert all(sum(aspect in p.aspects for p in images) >= 400 for aspect in plan.config.prompts.aspects)
+    seen = {p.text for order in plan.evaluation_orders(plan.policy(0), "train") for p in order.prompts}
+    assert seen
+    assert seen.isdisjoint(prompt.text for prompt in images)

@@ -45,15 +45,19 @@ def make_run(folder: Path) -> HandMade:
         put_images(store, order, rng)
     put_rankings(store, plan)
     for model in plan.evaluated():
-        place = 0
-        for order in plan.evaluation_orders(model):
-            put_images(store, order, rng)
-            rows = []
-            for prompt in order.prompts:
-                value = score(model.name, place)
-                rows.append({"prompt": prompt.id, "grades": {a: [value, False] for a in prompt.aspects}})
-                place += 1
-            store.put("grades", order.id, {}, {"model": model.name, "rows": rows})
+        for split in ("test", "train"):
+            place = 0
+            for order in plan.evaluation_orders(model, split):
+                put_images(store, order, rng)
+                rows = []
+                for prompt in order.prompts:
+                    grades = {aspect: [score(model.name, place), False] for aspect in prompt.aspects}
+                    rows.append({"prompt": prompt.id, "grades": grades, "off_palette": 0.01})
+                    place += 1
+                store.put("grades", order.id, {}, {"model": model.name, "rows": rows})
+        for measured in plan.measure_orders(model):
+            rows = [{"prompt": prompt.id, "loss": 0.5 + 0.1 * (model.version == 0)} for prompt in measured.prompts]
+            store.put("losses", measured.id, {}, {"rows": rows})
     put_weights(store, plan)
     (folder / "metrics.jsonl").write_text("".join(metric_lines()) + '{"time": 1, "round"')
     return HandMade(store=store, plan=plan, folder=folder)

@@ -1,5 +1,7 @@
 """The report as a file: what it says, and that it needs nothing but itself."""
 
+import json
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from itercomp_rl.config import load_config
 from itercomp_rl.page.write import tiles, verdict, write_report
 from itercomp_rl.plan import Plan
+from itercomp_rl.report import write_results
 from itercomp_rl.results import Graded, aspects_of
 from itercomp_rl.store.store import open_store
 from tests.itercomp_rl.page.hand_made import HandMade
@@ -43,6 +46,23 @@ def test_a_report_fetches_nothing_and_runs_no_script(page: Elements) -> None:
     links = [attrs.get(key) for _, attrs in page.found for key in ("src", "href", "xlink:href") if key in attrs]
     assert links
     assert [link for link in links if not str(link).startswith(("data:", "#"))] == []
+
+
+def test_a_finished_run_says_what_its_gain_cost(hand_made: HandMade, tmp_path: Path) -> None:
+    shutil.copy(hand_made.folder / "metrics.jsonl", tmp_path)
+    facts = {"wall_s": 60.0, "peak_rss_mb": 100, "phases": []}
+    write_results(hand_made.store, hand_made.plan, tmp_path, facts, {"torch": "2"})
+    tree = json.loads((tmp_path / "results.json").read_text())
+    num = hand_made.plan.config.evaluation.denoising_images
+    assert tree["denoising_loss"]["paired_change_by_round"] == [{"mean": 0.1, "se": 0.0, "n": num}]
+    assert tree["off_palette"]["policy-0"]["mean"] == 0.01
+    assert set(tree["seen_minus_unseen"]) == set(tree["aspects_seen"]) == set(tree["aspects"])
+    printed = (tmp_path / "results.txt").read_text()
+    assert "paired gain over the base" in printed
+    assert "0.1000±0.0000" in printed
+    text = Elements(write_report(hand_made.store, hand_made.plan, tmp_path).read_text(encoding="utf-8")).text
+    assert "What the gain cost" in text
+    assert "0.6000 ± 0.0000" in text
 
 
 def test_ids_are_unique_and_links_within_the_page_arrive(page: Elements) -> None:
