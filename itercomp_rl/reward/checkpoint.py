@@ -28,7 +28,7 @@ AnyConfig = RewardConfig | ConvConfig
 
 # What config.json says under "format", and what it means.
 # Any: each class checks what it is given.
-FORMATS: dict[str, Any] = {"itercomp-reward-1": RewardConfig, "itercomp-conv-reward-1": ConvConfig}
+FORMATS: dict[str, Any] = {"itercomp-reward-1": RewardConfig, "itercomp-reward-conv-1": ConvConfig}
 HEAD = "head.safetensors"
 IMAGEREWARD_MEAN, IMAGEREWARD_STD = 0.16717362830052426, 1.0333394966054072
 BERT = "google-bert/bert-base-uncased"

@@ -89,3 +89,8 @@ def test_a_config_that_names_one_is_refused_before_anything_starts(tmp_path: Pat
     fixed = ["judge.first_round=reward", f"judge.reward_models.spatial={tmp_path}/nowhere"]
     with pytest.raises(CheckpointError, match=r"judge\.reward_models\.spatial is .*nowhere"):
         check_models(load_config("quickstart", fixed))
+
+
+@pytest.mark.parametrize("name", ["trunk", "conv_trunk"])
+def test_the_shipped_trunks_are_reward_models(name: str) -> None:
+    check_reward_source(KEY, f"embedded:{name}")
