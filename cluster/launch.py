@@ -8,8 +8,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from omegaconf import OmegaConf
 from actors.metered import MeteredProgress, keep_status, keep_utilisation, metered
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
 from actors.telemetry import RunMeter
-from actors.worker import Worker, WorkerHandle, WorkerSpec
-from cluster.placement import check_room, role_sizes, workers
+from actors.timing import keep_times
+from actors.worker import Worker, WorkerHandle
+from cluster.placement import reserved, role_sizes, workers
 from cluster.run_folder import load_run as load_run
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_sampler
@@ -125,8 +126,8 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)})
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
-    with logging_to(config), cluster(address), MemoryPeak() as peak:
-        handles = start_workers(config)
+    with logging_to(config), cluster(address), MemoryPeak() as peak, places(config) as options:
+        handles = start_workers(config, options)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
@@ -171,6 +172,7 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
         asyncio.create_task(_keep_store_small(store)),
         asyncio.create_task(keep_status(meter, config.run_folder)),
         asyncio.create_task(keep_utilisation(meter, progress.record)),
+        asyncio.create_task(keep_times(handles, config.run_folder)),
     ]
     try:
         await run_rounds(plan, metered(team, meter), StoreLedger(store), MeteredProgress(progress, meter))
@@ -271,14 +273,20 @@ def cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def start_workers(config: Config) -> dict[str, WorkerHandle]:
-    """Every process of the run, by label, once all of them answer.
+def places(config: Config) -> AbstractContextManager[dict[str, Any]]:
+    """Ray's options for each process of a run, by label; their places are held as long as this is open."""
+    return reserved(workers(config), config.actors.start_timeout_s)
 
-    Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.
+
+def start_workers(config: Config, options: Mapping[str, Any], worker: type[Worker] = Worker) -> dict[str, WorkerHandle]:
+    """Every process of the run, by label, once all of them answer. options: of `places`.
+
+    Raises: StuckError naming those that do not come up in time.
     """
-    specs = workers(config)
-    check_room(specs, ray.cluster_resources())
-    handles = {spec.label: _start(spec, config) for spec in specs}
+    handles: dict[str, WorkerHandle] = {
+        spec.label: ray.remote(worker).options(max_restarts=-1, **options[spec.label]).remote(spec, config)
+        for spec in workers(config)
+    }
     waiting = {handle.ready.remote(): label for label, handle in handles.items()}
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=config.actors.start_timeout_s)
     if late:
@@ -289,11 +297,6 @@ def start_workers(config: Config) -> dict[str, WorkerHandle]:
     for fact in ray.get(ready):
         log.debug("process %(label)s: pid %(pid)s on %(host)s", fact)
     return handles
-
-
-def _start(spec: WorkerSpec, config: Config) -> WorkerHandle:
-    remote = ray.remote(Worker).options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_restarts=-1)
-    return remote.remote(spec, config)
 
 
 def make_team(config: Config, handles: dict[str, WorkerHandle]) -> Team:
