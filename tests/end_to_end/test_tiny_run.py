@@ -113,7 +113,7 @@ def test_the_last_policy_is_traced_and_status_and_logs_were_written(run_folder: 
     itercomp("store", "verify", str(run_folder))
 
 
-def test_the_time_of_every_stage_was_measured_and_plans_other_counts(run_folder: Path) -> None:
+def test_the_time_of_every_stage_was_measured(run_folder: Path) -> None:
     config, _ = load_run(run_folder)
     times = measured_times(run_folder, Plan(config=config))
     for seconds in (
@@ -125,5 +125,3 @@ def test_the_time_of_every_stage_was_measured_and_plans_other_counts(run_folder:
     ):
         assert seconds > 0
     assert {"base", "attribute", "spatial", "policy"} <= set(times.draw_image_s)
-    said = itercomp("plan", "tiny", "actors.layout=separate", "--cluster", "1x12", "--from", str(run_folder))
-    assert "best ratio on 12 CPUs" in said or "no other ratio on 12 CPUs is better" in said
