@@ -3,14 +3,16 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from actors.telemetry import ProcessMeter
 from itercomp_rl.run_logs import JsonLines, TextLines, log_context, order_facts
 from itercomp_rl.schema import Config
+from itercomp_rl.stage_times import WorkTimes
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
 WorkerHandle: TypeAlias = Any
@@ -32,6 +34,8 @@ class WorkerSpec:
     roles: tuple[RoleSpec, ...]
     cpus: float
     gpus: float
+    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's custom ones
+    labels: Mapping[str, str] = field(default_factory=dict)  # that its node must have
 
 
 class Worker:
@@ -57,7 +61,7 @@ class Worker:
         self._spec, self._config, self._prompts = spec, config, prompts
         self._store = open_store(config.store_url, durable=config.store.durable)
         self._roles: dict[str, Any] = {}
-        self._meter = ProcessMeter(spec.label)
+        self._meter, self._times = ProcessMeter(spec.label), WorkTimes()
 
     def ready(self) -> dict[str, str | int]:
         """Where this process runs."""
@@ -78,7 +82,14 @@ class Worker:
             self._roles[role] = MAKERS[spec.kind](self)
         facts = order_facts(arguments[0]) if arguments else {}
         with log_context(role=role, **facts), self._meter.call(role, method, arguments):
-            return getattr(self._roles[role], method)(*arguments)
+            began = time.monotonic()
+            answer = getattr(self._roles[role], method)(*arguments)
+            self._times.add(role.partition("-")[0], method, arguments, time.monotonic() - began)
+            return answer
+
+    def work_times(self) -> dict[str, dict[str, float]]:
+        """What every kind of work took since this was last asked."""
+        return self._times.take()
 
     def make_sampler(self) -> Any:
         """A gallery sampler."""

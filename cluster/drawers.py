@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.worker import RoleSpec, WorkerHandle, WorkerSpec
-from cluster.launch import start_workers
+from cluster.launch import places, start_workers
 from itercomp_rl.errors import WorkerDiedError
 from itercomp_rl.evaluation.benchmark import Drawer, Group
 from itercomp_rl.gallery.gallery import Gallery
@@ -68,12 +68,13 @@ def sampler_actors(config: Config) -> Iterator["SamplerActors"]:
         )
         for i in range(role.count)
     ]
-    handles = start_workers(config, specs)
-    try:
-        yield SamplerActors(list(handles.values()), config.actors.max_retries)
-    finally:
-        for handle in handles.values():
-            ray.kill(handle)
+    with places(config, specs) as options:
+        handles = start_workers(config, specs, options)
+        try:
+            yield SamplerActors(list(handles.values()), config.actors.max_retries)
+        finally:
+            for handle in handles.values():
+                ray.kill(handle)
 
 
 class SamplerActors:

@@ -8,8 +8,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from omegaconf import OmegaConf
 from actors.metered import MeteredProgress, keep_status, keep_utilisation, metered
 from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
 from actors.telemetry import RunMeter
+from actors.timing import keep_times
 from actors.worker import Worker, WorkerHandle, WorkerSpec
-from cluster.placement import check_room, role_sizes, workers
+from cluster.placement import reserved, role_sizes, workers
 from cluster.run_folder import load_run as load_run
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
@@ -133,9 +134,10 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     log.info("memory, as estimated:\n%s", table)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
-    with logging_to(config), cluster(address), MemoryPeak() as peak:
+    specs = workers(config)
+    with logging_to(config), cluster(address), MemoryPeak() as peak, places(config, specs) as options:
         prompts = ray.put(plan.rolled_prompts)  # held here: a process that starts again asks for it again
-        handles = start_workers(config, prompts=prompts)
+        handles = start_workers(config, specs, options, prompts=prompts)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:
@@ -180,6 +182,7 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
         asyncio.create_task(_keep_store_small(store)),
         asyncio.create_task(keep_status(meter, config.run_folder)),
         asyncio.create_task(keep_utilisation(meter, progress.record)),
+        asyncio.create_task(keep_times(handles, config.run_folder)),
     ]
     try:
         await run_rounds(plan, metered(team, meter), StoreLedger(store), MeteredProgress(progress, meter))
@@ -280,17 +283,28 @@ def cluster(address: str | None) -> Iterator[None]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def places(config: Config, specs: Sequence[WorkerSpec]) -> AbstractContextManager[dict[str, Any]]:
+    """Ray's options for each of the processes, by label; their places are held as long as this is open."""
+    return reserved(specs, config.actors.start_timeout_s)
+
+
 def start_workers(
-    config: Config, specs: list[WorkerSpec] | None = None, prompts: ray.ObjectRef | tuple[()] = ()
+    config: Config,
+    specs: Sequence[WorkerSpec],
+    options: Mapping[str, Any],
+    *,
+    prompts: ray.ObjectRef | tuple[()] = (),
+    worker: type[Worker] = Worker,
 ) -> dict[str, WorkerHandle]:
-    """Every process of the run, or those of `specs`, by label, once all of them answer.
+    """The processes, by label, once all of them answer. options: of `places`.
 
     prompts: the texts that rollouts will name; rollers and policy learners need them.
-    Raises: ConfigError if the cluster has too little room; StuckError naming those that do not come up in time.
+    Raises: StuckError naming those that do not come up in time.
     """
-    specs = workers(config) if specs is None else specs
-    check_room(specs, ray.cluster_resources())
-    handles = {spec.label: _start(spec, config, prompts) for spec in specs}
+    handles: dict[str, WorkerHandle] = {
+        spec.label: ray.remote(worker).options(max_restarts=-1, **options[spec.label]).remote(spec, config, prompts)
+        for spec in specs
+    }
     waiting = {handle.ready.remote(): label for label, handle in handles.items()}
     ready, late = ray.wait(list(waiting), num_returns=len(waiting), timeout=config.actors.start_timeout_s)
     if late:
@@ -301,11 +315,6 @@ def start_workers(
     for fact in ray.get(ready):
         log.debug("process %(label)s: pid %(pid)s on %(host)s", fact)
     return handles
-
-
-def _start(spec: WorkerSpec, config: Config, prompts: ray.ObjectRef | tuple[()]) -> WorkerHandle:
-    remote = ray.remote(Worker).options(num_cpus=spec.cpus, num_gpus=spec.gpus, max_restarts=-1)
-    return remote.remote(spec, config, prompts)
 
 
 def make_team(config: Config, handles: dict[str, WorkerHandle]) -> Team:

@@ -12,6 +12,7 @@ from click.shell_completion import get_completion_class
 
 from cluster.completion import complete_config, complete_run
 from cluster.evaluate_cli import evaluate as evaluate_commands
+from cluster.plan_cli import plan as plan_command
 from cluster.status_cli import status as status_command
 from cluster.store_cli import store as store_commands
 from itercomp_rl import errors
@@ -88,6 +89,7 @@ def main(verbose: bool) -> None:
 
 main.add_command(store_commands)
 main.add_command(status_command)
+main.add_command(plan_command)
 main.add_command(evaluate_commands)
 
 

@@ -157,6 +157,17 @@ def num_params(module: nn.Module) -> int:
 
 
 @cache
+def drawn_px(model: str, size_px: int | None) -> int:
+    """The side of a model's images: as told, or as its configuration says."""
+    found = architecture(model)
+    if size_px is not None:
+        return size_px
+    if found.pipeline == "FluxPipeline":
+        return 1024
+    return int(found.network["sample_size"]) * 2 ** (len(found.vae["block_out_channels"]) - 1)
+
+
+@cache
 def drawing_params(model: str) -> tuple[int, int]:
     """Parameters of what draws in a chosen dtype (network and text encoders), and of the VAE, which is fp32."""
     found = architecture(model)

@@ -176,6 +176,13 @@ def _training(engine: EngineConfig, trained: int, ranks: int) -> dict[str, int]:
     }
 
 
+def published_bytes(config: Config) -> int:
+    """Bytes of one version of the policy as learners publish it: what is trained, in the engine's dtype."""
+    found = _policy_sizes(config)
+    trained = config.policy.lora.rank * found.lora_params or found.network_params
+    return trained * DTYPES[config.policy.engine.dtype].itemsize
+
+
 def _roller(config: Config) -> dict[str, int]:
     found, width = _policy_sizes(config), DTYPES[config.policy.engine.dtype].itemsize
     adapter = config.policy.lora.rank * found.lora_params

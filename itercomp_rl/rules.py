@@ -1,6 +1,7 @@
 """Which settings go together: every rule that one file of YAML can break, checked before any device is asked for."""
 
 import math
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 
@@ -69,6 +70,27 @@ def _positive(config: Config) -> None:
         "tracking.images": config.tracking.images,
     }.items():
         _require(value >= 0, key, value, "must be 0 or more")
+
+
+def _placing(config: Config) -> None:
+    for name in ("samplers", "judges", "rollers", "reward_learners", "policy_learners"):
+        role, key = getattr(config.actors, name), f"actors.{name}"
+        _require(role.cpus >= 0, f"{key}.cpus", role.cpus, "must be 0 or more")
+        _require(role.gpus >= 0, f"{key}.gpus", role.gpus, "must be 0 or more")
+        is_whole = role.gpus <= 1 or float(role.gpus).is_integer()
+        _require(is_whole, f"{key}.gpus", role.gpus, "above 1 only whole GPUs: a part of one is not joined with others")
+        for resource, amount in role.resources.items():
+            _require(amount > 0, f"{key}.resources.{resource}", amount, "must be above 0")
+            own = resource.lower() not in ("cpu", "gpu", "memory", "object_store_memory")
+            _require(own, f"{key}.resources", resource, "is no custom resource: use cpus and gpus")
+        for label, value in role.labels.items():
+            is_plain = re.fullmatch(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", value) is not None
+            _require(is_plain, f"{key}.labels.{label}", value, "must be a plain value of a node's label")
+    if config.actors.layout == "shared":
+        for name in ("judges", "rollers", "reward_learners", "policy_learners"):
+            role = getattr(config.actors, name)
+            same = role.labels == config.actors.samplers.labels
+            _require(same, f"actors.{name}.labels", role.labels, "in layout shared all roles name the same labels")
 
 
 def _shares(config: Config) -> None:
@@ -271,6 +293,7 @@ def _judges(config: Config) -> None:
 def check(config: Config) -> None:
     """Every rule that one file of YAML can break; raises ConfigError before any device is asked for."""
     _positive(config)
+    _placing(config)
     _shares(config)
     _engines(config)
     _planners(config)

@@ -183,6 +183,8 @@ class RoleConfig:
     count: int
     cpus: float
     gpus: float
+    resources: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cluster.main import main
 from cluster.placement import workers
 from itercomp_rl.architectures import KNOWN, architecture
 from itercomp_rl.config import load_config
@@ -50,6 +52,15 @@ def test_it_fits_the_gpus_that_it_asks_for(config: Config) -> None:
     kinds = Counter(role.kind for spec in specs for role in spec.roles)
     for kind, num in kinds.items():
         assert table.count(f" {kind}-") >= num
+
+
+def test_the_plan_command_says_what_it_will_do(config: Config, tmp_path: Path) -> None:
+    files = [f"prompts.train_file={tmp_path}/train.json", f"prompts.test_file={tmp_path}/test.json"]
+    name = next(name for name in REAL if name.startswith(config.run.name.replace("-", "_")))
+    found = CliRunner().invoke(main, ["plan", name, *files])
+    assert found.exit_code == 0, found.output
+    assert f"│ 0     │ {config.prompts.gallery * len(config.gallery.members)} " in found.output
+    assert "GiB     process / role and what it holds" in found.output
 
 
 def test_its_work_can_be_planned(config: Config) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from actors.worker import RoleSpec, WorkerSpec
-from cluster.launch import cluster, start_workers
+from cluster.launch import cluster, places, start_workers
 from itercomp_rl.config import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.gallery.gallery import Gallery
@@ -64,9 +64,9 @@ def test_every_system_draws_through_a_sampler_actor_into_the_store(tmp_path: Pat
     models = models_of(tmp_path)
     here = Gallery(store, replace(config.gallery, max_loaded=1), torch.device("cpu"))
     expected = {model.name: here.draw(model, TEXTS, (1, 2, 3)).images.astype(int) for model in models}
-    with cluster(None):
-        spec = WorkerSpec(label="sampler-0", roles=(SAMPLER,), cpus=1, gpus=0)
-        worker = start_workers(config, [spec])["sampler-0"]
+    spec = WorkerSpec(label="sampler-0", roles=(SAMPLER,), cpus=1, gpus=0)
+    with cluster(None), places(config, [spec]) as options:
+        worker = start_workers(config, [spec], options)["sampler-0"]
         for model in models:
             ray.get(worker.call.remote(SAMPLER.name, "draw", (order_of(model),)))
             if model.name in ("sd15", "sdxl"):  # the systems that come next must share what is in memory

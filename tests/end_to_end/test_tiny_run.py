@@ -11,6 +11,7 @@ from PIL import Image
 
 from cluster.launch import load_run
 from itercomp_rl.plan import Plan
+from itercomp_rl.stage_times import measured_times
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import verify
 
@@ -130,3 +131,17 @@ def test_the_last_policy_is_traced_and_status_and_logs_were_written(run_folder: 
     assert {line["run"] for line in lines} == {"tiny"}
     assert {0, 1} <= {line.get("round") for line in lines}
     itercomp("store", "verify", str(run_folder))
+
+
+def test_the_time_of_every_stage_was_measured(run_folder: Path) -> None:
+    config, _ = load_run(run_folder)
+    times = measured_times(run_folder, Plan(config=config))
+    for seconds in (
+        times.roll_s,
+        times.rank_image_s,
+        times.grade_image_s,
+        times.reward_update_s,
+        times.learn_rollout_s,
+    ):
+        assert seconds > 0
+    assert {"base", "attribute", "spatial", "policy"} <= set(times.draw_image_s)
