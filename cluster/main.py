@@ -1,5 +1,6 @@
 """The command line: `itercomp`, or `python -m cluster.main`. Heavy imports wait until a command needs them."""
 
+import errno
 import json
 import logging
 import sys
@@ -24,6 +25,7 @@ EXIT_CODES = {
     "DivergedError": 5,
     "WorkerDiedError": 6,
     "StuckError": 7,
+    "StoppedError": 8,
 }
 
 
@@ -47,6 +49,14 @@ class Reasons(click.Group):
             code = next((EXIT_CODES[name] for name in names if name in EXIT_CODES), 1)
             click.echo(f"error: {error}", err=True)
             sys.exit(code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f"{error.filename} cannot be written: " if error.filename else ""
+            click.echo(
+                f"error: {where}{error.strerror}: free space on the disk of run.dir, then go on with --resume", err=True
+            )
+            sys.exit(EXIT_CODES["StoreError"])
 
 
 @click.group(cls=Reasons, epilog=exit_codes(), context_settings={"help_option_names": ["-h", "--help"]})
