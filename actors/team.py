@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 DEATHS = 3  # of samplers over one piece of work, after which its prompts are tried one by one
 
+KILLED_S = 1.0  # a process that was just killed may answer once more
+
 
 class Gate:
     """All work of a run passes here, so that it can be ended without breaking off what is under way."""
@@ -230,7 +232,12 @@ class PolicyLearnerGroup:
     async def join(self) -> None:
         """Give every rank its place in a new process group."""
         await together(role.back() for role in self._ranks)
-        address, port = await self._ranks[0].worker.free_address.remote()
+        first = self._ranks[0]
+        try:
+            address, port = await first.worker.free_address.remote()
+        except RayActorError as error:
+            first.is_lost = True
+            raise WorkerDiedError(f"{first.role} in process {first.label} died while it had to join") from error
         groups = [
             Group(
                 rank=rank,
@@ -266,6 +273,7 @@ class PolicyLearnerGroup:
         for role in self._ranks:
             role.is_lost = True
             ray.kill(role.worker, no_restart=False)
+        await asyncio.sleep(KILLED_S)
         await self.join()
 
     async def _all(self, method: str, *arguments: Any, is_last: bool = False) -> list[Any]:

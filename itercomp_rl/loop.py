@@ -5,13 +5,13 @@ that is all there is to resuming. One failure cancels everything and ends the ru
 """
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
+from itercomp_rl.divergence import check_collapse, last_good, trusted
 from itercomp_rl.errors import DivergedError
 from itercomp_rl.items import DrawOrder, ModelRef, PolicyOrder, RewardOrder, RewardReport, Rollout
 from itercomp_rl.orders import Advance, Orders, again, one_reason, together
@@ -20,8 +20,6 @@ from itercomp_rl.poison import Draws
 from itercomp_rl.reward_board import RewardBoard
 from itercomp_rl.roles import RewardLearner, Team
 from itercomp_rl.schema import ALL
-
-log = logging.getLogger(__name__)
 
 REWARD_SLICE = 10  # updates asked of a reward learner at a time, so that progress is seen
 
@@ -79,7 +77,7 @@ async def run_rounds(plan: Plan, team: Team, ledger: Ledger, progress: Progress)
                 await learn(run, round_)
                 joined = plan.founders(round_) if round_ else []
                 await evaluate(run, [*joined, plan.policy(round_)], round_)
-                check_collapse(run, round_)
+                check_collapse(plan, ledger.gain_over_base(round_), round_)
 
 
 async def fill_gallery(run: Run, round_: int) -> None:
@@ -184,27 +182,6 @@ async def _learn_reward(learner: RewardLearner, work: RewardWork) -> RewardRepor
     return report
 
 
-def trusted(report: RewardReport, min_accuracy: float, on_bad_reward: str) -> RewardReport:
-    """The report, with weight 0 if its accuracy is too low and the config says to drop such an aspect.
-
-    Raises: DivergedError if the config says to stop instead.
-    """
-    if report.accuracy >= min_accuracy or report.weight == 0:
-        return report
-    what = (
-        f"the {report.aspect} reward model is right on {report.accuracy:.0%} of {report.num_pairs} held-out pairs, "
-        f"reward.min_accuracy is {min_accuracy:.0%}"
-    )
-    if on_bad_reward == "stop":
-        raise DivergedError(
-            f"{what}: a reward no better than chance ruins a policy. Give it more pairs (prompts.gallery), more "
-            "updates (reward.updates) or a better trunk (reward.trunk), or set reward.on_bad_reward=drop to "
-            "go on without it"
-        )
-    log.warning("%s; this round goes on without it", what)
-    return replace(report, weight=0.0)
-
-
 async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
     """One round of feedback learning, begun again from its last checkpoint if the learners die."""
     plan = run.plan
@@ -223,7 +200,7 @@ async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
     try:
         await again(plan.config.actors.max_retries, learn, run.team.policy_learner.restart)
     except DivergedError as error:
-        raise DivergedError(f"round {round_}: {error}. {_last_good(plan, round_)}") from error
+        raise DivergedError(f"round {round_}: {error}. {last_good(plan, round_)}") from error
 
 
 async def _learn_policy(run: Run, order: PolicyOrder, board: RewardBoard) -> None:
@@ -286,28 +263,3 @@ async def evaluate(run: Run, models: list[ModelRef], round_: int) -> None:
             await run.orders.once("grades", order.id, lambda: run.team.judge.grade(order.id), advance)
 
         await together(grade(order) for order in orders)
-
-
-def check_collapse(run: Run, round_: int) -> None:
-    """Raises: DivergedError if the held-out judge finds the round's policy worse than the base, beyond doubt."""
-    most = run.plan.config.evaluation.max_drop
-    if most is None:
-        return
-    gain, error = run.ledger.gain_over_base(round_)
-    if gain + 3 * error >= -most:
-        return
-    raise DivergedError(
-        f"round {round_}: the policy scores {-gain:.3f} ± {error:.3f} below the base on held-out prompts, and "
-        f"evaluation.max_drop is {most:g}: its rewards led it astray. {_last_good(run.plan, round_)}"
-    )
-
-
-def _last_good(plan: Plan, round_: int) -> str:
-    """Where a run that diverged in a round stands, and the way out."""
-    kept = (
-        f"policy version {round_ - 1} (that of round {round_ - 1})" if round_ else "the base, as no round was finished"
-    )
-    return (
-        f"The last good policy is {kept}; everything committed is kept. Start a new run (run.name) with a smaller "
-        "policy.engine.lr, more policy.pretraining_weight, or fewer policy.updates"
-    )

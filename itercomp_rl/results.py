@@ -92,7 +92,7 @@ def gain(grades: Sequence[Graded], base: Sequence[Graded]) -> Mean:
 def mean_gain(store: Store, plan: Plan, round_: int) -> tuple[float, float]:
     """A round's policy over the base on held-out images, mean over aspects; its standard error at most."""
     base, policy = (load_grades(store, plan, plan.policy(version)) for version in (-1, round_))
-    gains = [gain(policy[aspect], base[aspect]) for aspect in base]
+    gains = [gain(policy[aspect], base[aspect]) for aspect in plan.config.prompts.aspects if aspect in base]
     # Aspects share images, so that their errors may go the same way: the mean's error is no larger than their mean.
     return float(np.mean([found.mean for found in gains])), float(np.mean([found.se for found in gains]))
 

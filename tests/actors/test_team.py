@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from actors.stopping import stop_on_sigterm
-from actors.team import Gate, Limits, Pool, RemoteRole
+from actors.team import Gate, Limits, PolicyLearnerGroup, Pool, RemoteRole
 from itercomp_rl.errors import StoppedError, StuckError, WorkerDiedError
 from itercomp_rl.items import DrawOrder, ModelRef
 from itercomp_rl.roles import Team
@@ -88,7 +88,7 @@ class Handle:
 
     def __init__(self, does: str) -> None:
         self.does, self.pings = does, 0
-        self.call = self.ready = self
+        self.call = self.ready = self.free_address = self
 
     async def remote(self, *arguments: Any) -> str:
         if not arguments:
@@ -130,6 +130,13 @@ def test_a_process_that_died_is_waited_for_until_it_answers_and_not_for_ever() -
     assert asyncio.run(story(60.0)) == 2
     with pytest.raises(StuckError, match="process worker-3, which holds sampler-1, has not come back within"):
         asyncio.run(story(0.0))
+
+
+def test_a_first_rank_that_is_gone_when_the_group_meets_is_a_death_and_so_tried_again() -> None:
+    rank = member("dies")
+    with pytest.raises(WorkerDiedError, match="died while it had to join"):
+        asyncio.run(PolicyLearnerGroup([rank], "gloo", 60.0, Gate()).join())
+    assert rank.is_lost
 
 
 class Learner:
