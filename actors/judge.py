@@ -1,8 +1,12 @@
 """Step 3 of a prompt's road: a judge ranks the images of each prompt, and grades held-out images of evaluations."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import torch
 
-from itercomp_rl.items import RankOrder
+from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import load_ensemble, place_newcomers, score_any_size
 from itercomp_rl.judges.scoring import GroupJudge, Scorer
@@ -28,6 +32,7 @@ class Judge:
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""
         if not self._store.has("rankings", order.id):
+            order = replace(order, images=tuple(self._drawn(refs) for refs in order.images))
             rankings = self._fresh(order) if order.earlier is None else self._placed(order, order.earlier)
             self._store.put("rankings", order.id, {}, rankings_attrs(order, rankings))
 
@@ -37,19 +42,23 @@ class Judge:
             return
         record = self._store.get("evaluations", segment)
         prompts = [prompt_of(tree) for tree in record.attrs["prompts"]]
-        images = record.arrays["images"]
+        aside = set(record.attrs.get("set_aside", ()))
+        rows = [row for row in range(len(prompts)) if row not in aside]
+        images = record.arrays["images"][rows]
         kind = self._config.evaluation.judge
         if self._scorer is None:
             self._scorer = open_scorer(kind, self._config, self._device)
-        rows = [
-            {
-                "prompt": prompt.id,
-                "grades": {aspect: [score.value, score.passed] for aspect, score in scores.items()},
-            }
-            | ({"off_palette": off_palette(image)} if kind == "oracle" else {})
-            for prompt, scores, image in zip(prompts, self._scorer.score(prompts, list(images)), images, strict=True)
-        ]
-        self._store.put("grades", segment, {}, {"model": record.attrs["model"], "rows": rows})
+        grades: list[dict[str, Any]] = [{"prompt": prompt.id, "grades": {}} for prompt in prompts]
+        scored = self._scorer.score([prompts[row] for row in rows], list(images))
+        for row, scores, image in zip(rows, scored, images, strict=True):
+            grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
+            if kind == "oracle":
+                grades[row]["off_palette"] = off_palette(image)
+        self._store.put("grades", segment, {}, {"model": record.attrs["model"], "rows": grades})
+
+    def _drawn(self, refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
+        """The images that are there: a prompt that no sampler survived has none of that model."""
+        return {model: ref for model, ref in refs.items() if self._images.is_drawn(ref)}
 
     def _fresh(self, order: RankOrder) -> list[dict[str, Judged]]:
         kind = self._config.judge.first_round if order.round == 0 else self._config.judge.later_rounds
@@ -58,7 +67,7 @@ class Judge:
         found = []
         for prompt, refs in zip(order.prompts, order.images, strict=True):
             images = {model: self._images.load([ref])[0] for model, ref in refs.items()}
-            judged = self._judges[kind].judge(prompt, images)
+            judged = self._judges[kind].judge(prompt, images) if images else {}
             found.append({aspect: ranking for aspect, ranking in judged.items() if aspect in self._aspects})
         return found
 
@@ -73,13 +82,14 @@ class Judge:
         for (prompt, _, rankings), refs in zip(load_rankings(self._store, earlier), order.images, strict=True):
             images = [self._images.load([ref])[0] for ref in refs.values()]
             scores = score_any_size(self._ensemble[1], images, [prompt.text] * len(images))
+            newcomers = [model for model in order.newcomers if model in refs]
             found.append(
                 {
                     aspect: Judged(
                         ranking=place_newcomers(
                             judged.ranking,
                             {model: found[aspect] for model, found in zip(refs, scores, strict=True)},
-                            order.newcomers,
+                            newcomers,
                             rule,
                         ),
                         scores=judged.scores,

@@ -18,7 +18,8 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop import Advance, Progress
+from itercomp_rl.loop import Progress
+from itercomp_rl.orders import Advance
 from itercomp_rl.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
 from itercomp_rl.run_logs import log_context
 
@@ -51,6 +52,10 @@ class MeteredSampler:
     async def measure(self, order: MeasureOrder) -> None:
         with self._meter.order("sampler"):
             await self._inner.measure(order)
+
+    async def probe(self, order: DrawOrder) -> None:
+        with self._meter.order("sampler"):
+            await self._inner.probe(order)
 
 
 class MeteredJudge:
@@ -85,13 +90,21 @@ class MeteredRewardLearner:
     def __init__(self, inner: RewardLearner, meter: RunMeter) -> None:
         self._inner, self._meter = inner, meter
 
-    async def open(self, order: RewardOrder) -> None:
+    async def open(self, order: RewardOrder) -> int:
         with self._meter.order("reward_learner"):
-            await self._inner.open(order)
+            return await self._inner.open(order)
 
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         with self._meter.order("reward_learner"):
             return await self._inner.advance(num_updates)
+
+    async def publish_live(self, live_role: str) -> RewardReport:
+        with self._meter.order("reward_learner"):
+            return await self._inner.publish_live(live_role)
+
+    async def checkpoint(self) -> None:
+        with self._meter.order("reward_learner"):
+            await self._inner.checkpoint()
 
     async def publish(self) -> RewardReport:
         with self._meter.order("reward_learner"):
@@ -118,9 +131,17 @@ class MeteredPolicyLearner:
         with self._order():
             return await self._inner.update(number, rollouts)
 
-    async def publish(self) -> None:
+    async def take_rewards(self, rewards: Mapping[str, RewardReport]) -> None:
         with self._order():
-            await self._inner.publish()
+            await self._inner.take_rewards(rewards)
+
+    async def checkpoint(self) -> None:
+        with self._order():
+            await self._inner.checkpoint()
+
+    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+        with self._order():
+            await self._inner.publish(rewards)
 
     async def restart(self) -> None:
         await self._inner.restart()

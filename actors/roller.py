@@ -37,7 +37,8 @@ class Roller:
         """Latents at each image's mid steps, from its own generator; a walk goes on where the last one stopped."""
         policy, settings = self._policy, self._settings
         if self._version != (order.role, order.version):
-            load_published(policy, self._store, order.role, order.version)
+            held = self._version[1] if self._version and self._version[0] == order.role else None
+            load_published(policy, self._store, order.role, order.version, held)
             self._version = (order.role, order.version)
             if settings.compile and policy.network is policy.trainable:  # once it has its adapter
                 policy.network = torch.compile(policy.trainable)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from itercomp_rl.evaluation.denoising import PICTURES, denoising_losses
 from itercomp_rl.gallery.gallery import Gallery
+from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import DrawOrder, MeasureOrder
 from itercomp_rl.schema import GalleryConfig
 from itercomp_rl.store.store import Store
@@ -28,7 +29,7 @@ class Sampler:
         if self._store.has(order.kind, order.id):
             return
         began = time.monotonic()
-        drawn = self._gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds)
+        drawn = self._drawn(order)
         attrs = {
             "round": order.round,
             "model": order.model.name,
@@ -40,6 +41,7 @@ class Sampler:
             "scheduler": order.model.scheduler,
             "negative": order.model.negative,
             "prompts": [{"id": p.id, "text": p.text, "aspects": list(p.aspects)} for p in order.prompts],
+            "set_aside": list(order.set_aside),
             "notes": [dict(note) for note in drawn.notes],
             "draw_s": time.monotonic() - began,
         }
@@ -63,3 +65,21 @@ class Sampler:
         ]
         attrs = {"round": order.round, "model": order.model.name, "source": order.source, "rows": rows}
         self._store.put("losses", order.id, {}, attrs)
+
+    def probe(self, order: DrawOrder) -> None:
+        """Draw and keep nothing: whether this process lives on is what is asked."""
+        self._drawn(order)
+
+    def _drawn(self, order: DrawOrder) -> Drawn:
+        """Images and notes of every row; rows set aside are black and have an empty note."""
+        rows = [row for row in range(len(order.prompts)) if row not in order.set_aside]
+        texts = [order.prompts[row].text for row in rows]
+        if len(rows) == len(order.prompts):
+            return self._gallery.draw(order.model, texts, order.seeds)
+        if not rows:
+            return Drawn(images=np.zeros((len(order.prompts), 1, 1, 3), np.uint8), notes=({},) * len(order.prompts))
+        drawn = self._gallery.draw(order.model, texts, [order.seeds[row] for row in rows])
+        images = np.zeros((len(order.prompts), *drawn.images.shape[1:]), drawn.images.dtype)
+        images[rows] = drawn.images
+        notes = dict(zip(rows, drawn.notes, strict=True))
+        return Drawn(images=images, notes=tuple(notes.get(row, {}) for row in range(len(order.prompts))))

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -21,46 +24,122 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop import again, together
+from itercomp_rl.orders import again, together
 from learners.engine import Group
 
 log = logging.getLogger(__name__)
 
 
+DEATHS = 3  # of samplers over one piece of work, after which its prompts are tried one by one
+
+KILLED_S = 1.0  # a process that was just killed may answer once more
+
+
+class Gate:
+    """All work of a run passes here, so that it can be ended without breaking off what is under way."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._is_closed = False
+        self._is_quiet = asyncio.Event()
+
+    @asynccontextmanager
+    async def work(self) -> AsyncIterator[None]:
+        """Around one call; past a closed gate nothing comes, and who waits there ends with the run."""
+        if self._is_closed:
+            await asyncio.Event().wait()
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if self._is_closed and not self._under_way:
+                self._is_quiet.set()
+
+    async def close(self) -> None:
+        """Let nothing new begin, and return once nothing is under way."""
+        self._is_closed = True
+        if self._under_way:
+            await self._is_quiet.wait()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a process may take: Limits(start_s=180.0, progress_s=900.0)."""
+
+    start_s: float
+    progress_s: float
+
+
 class RemoteRole:
     """One role in one process."""
 
-    def __init__(self, worker: WorkerHandle, label: str, role: str, timeout_s: float) -> None:
+    def __init__(self, worker: WorkerHandle, label: str, role: str, limits: Limits) -> None:
         self.worker, self.label, self.role = worker, label, role
-        self._timeout_s = timeout_s
+        self._limits = limits
+        self.is_lost = False  # died, and has not answered since
+
+    async def back(self) -> None:
+        """Return once a process that died answers again, started anew where its node died with it.
+
+        Raises: StuckError if it has not come back within actors.start_timeout_s.
+        """
+        began = time.monotonic()
+        while self.is_lost:
+            try:
+                await asyncio.wait_for(self.worker.ready.remote(), self._limits.progress_s)
+                self.is_lost = False
+            except (RayActorError, TimeoutError) as error:
+                if time.monotonic() - began > self._limits.start_s:
+                    raise StuckError(
+                        f"process {self.label}, which holds {self.role}, has not come back within "
+                        f"actors.start_timeout_s ({self._limits.start_s:g} s): no node has room for it, or it dies as "
+                        "it starts; look at its log"
+                    ) from error
+                await asyncio.sleep(0.5)
 
     async def call(self, method: str, *arguments: Any) -> Any:  # Any: as the role's Protocol says
         """What the role's method returns or raises.
 
         Raises: WorkerDiedError if its process died; StuckError if it takes longer than actors.progress_timeout_s.
         """
-        who = f"{self.role} in process {self.label}"
+        who, limit_s = f"{self.role} in process {self.label}", self._limits.progress_s
+        what = _named(method, arguments)
         try:
-            return await asyncio.wait_for(self.worker.call.remote(self.role, method, arguments), self._timeout_s)
+            return await asyncio.wait_for(self.worker.call.remote(self.role, method, arguments), limit_s)
         except RayTaskError as error:
             raise error.cause from error
         except RayActorError as error:
-            raise WorkerDiedError(f"{who} died while it had to {method}") from error
+            self.is_lost = True
+            raise WorkerDiedError(f"{who} died while it had to {what}") from error
         except TimeoutError as error:
             raise StuckError(
-                f"{who} has not finished {method!r} within actors.progress_timeout_s ({self._timeout_s:g} s): "
+                f"{who} has not finished {what!r} within actors.progress_timeout_s ({limit_s:g} s): "
                 "look at its log, or raise the limit if the work is really that long"
             ) from error
+
+
+def _named(method: str, arguments: tuple[Any, ...]) -> str:
+    """What was asked: `draw images/base-00003`, `roll 17`."""
+    order = arguments[0] if arguments else None
+    if isinstance(order, DrawOrder):
+        return f"{method} {order.kind}/{order.id}"
+    if isinstance(order, RankOrder):
+        return f"{method} {order.id}"
+    if isinstance(order, RolloutOrder):
+        return f"{method} {order.index}"
+    return f"{method} {order}" if isinstance(order, int | str) else method
 
 
 class Pool:
     """Members that can stand in for each other: work goes to an idle one, and to another if a process dies."""
 
-    def __init__(self, members: Sequence[RemoteRole], max_retries: int) -> None:
+    def __init__(self, members: Sequence[RemoteRole], max_retries: int, gate: Gate) -> None:
         self._idle: asyncio.Queue[RemoteRole] = asyncio.Queue()
         for member in members:
             self._idle.put_nowait(member)
-        self._max_retries = max_retries
+        self._max_retries, self._gate = max_retries, gate
+        self._returning: set[asyncio.Task[None]] = set()
 
     async def call(self, method: str, *arguments: Any) -> Any:  # Any: as the role's Protocol says
         """Waits for an idle member, so no more work is under way than there are members."""
@@ -68,21 +147,48 @@ class Pool:
         async def once() -> Any:
             member = await self._idle.get()
             try:
-                return await member.call(method, *arguments)
-            finally:
+                async with self._gate.work():
+                    found = await member.call(method, *arguments)
+            except WorkerDiedError:
+                self._later(member)
+                raise
+            except BaseException:
                 self._idle.put_nowait(member)
+                raise
+            self._idle.put_nowait(member)
+            return found
 
         return await again(self._max_retries, once)
+
+    def _later(self, member: RemoteRole) -> None:
+        """The member is idle again once its new process answers; until then others take its work."""
+
+        async def come_back() -> None:
+            try:
+                await member.back()
+            except StuckError as error:
+                log.warning("%s", error)
+            self._idle.put_nowait(member)  # one that does not answer fails the next order it gets, by name
+
+        task = asyncio.create_task(come_back())
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
 
 class SamplerPool(Pool):
     """Satisfies roles.Sampler."""
+
+    def __init__(self, members: Sequence[RemoteRole], max_retries: int, gate: Gate) -> None:
+        super().__init__(members, min(max_retries, DEATHS - 1), gate)
 
     async def draw(self, order: DrawOrder) -> None:
         await self.call("draw", order)
 
     async def measure(self, order: MeasureOrder) -> None:
         await self.call("measure", order)
+
+    async def probe(self, order: DrawOrder) -> None:
+        await self.call("probe", order)
 
 
 class JudgePool(Pool):
@@ -105,28 +211,45 @@ class RollerPool(Pool):
 class RemoteRewardLearner:
     """Satisfies roles.RewardLearner; its state lives in one process, so the loop begins anew if that dies."""
 
-    def __init__(self, role: RemoteRole) -> None:
-        self._role = role
+    def __init__(self, role: RemoteRole, gate: Gate) -> None:
+        self._role, self._gate = role, gate
 
-    async def open(self, order: RewardOrder) -> None:
-        await self._role.call("open", order)
+    async def open(self, order: RewardOrder) -> int:
+        await self._role.back()
+        return await self._call("open", order)
 
     async def advance(self, num_updates: int) -> Mapping[str, float]:
-        return await self._role.call("advance", num_updates)
+        return await self._call("advance", num_updates)
+
+    async def publish_live(self, live_role: str) -> RewardReport:
+        return await self._call("publish_live", live_role)
+
+    async def checkpoint(self) -> None:
+        await self._role.call("checkpoint")
 
     async def publish(self) -> RewardReport:
-        return await self._role.call("publish")
+        return await self._call("publish")
+
+    async def _call(self, method: str, *arguments: Any) -> Any:  # Any: as the role's Protocol says
+        async with self._gate.work():
+            return await self._role.call(method, *arguments)
 
 
 class PolicyLearnerGroup:
     """Satisfies roles.PolicyLearner: every call goes to all ranks at once; if one dies, all are rebuilt."""
 
-    def __init__(self, ranks: Sequence[RemoteRole], backend: str, timeout_s: float) -> None:
-        self._ranks, self._backend, self._timeout_s = ranks, backend, timeout_s
+    def __init__(self, ranks: Sequence[RemoteRole], backend: str, timeout_s: float, gate: Gate) -> None:
+        self._ranks, self._backend, self._timeout_s, self._gate = ranks, backend, timeout_s, gate
 
     async def join(self) -> None:
         """Give every rank its place in a new process group."""
-        address, port = await self._ranks[0].worker.free_address.remote()
+        await together(role.back() for role in self._ranks)
+        first = self._ranks[0]
+        try:
+            address, port = await first.worker.free_address.remote()
+        except RayActorError as error:
+            first.is_lost = True
+            raise WorkerDiedError(f"{first.role} in process {first.label} died while it had to join") from error
         groups = [
             Group(
                 rank=rank,
@@ -148,31 +271,30 @@ class PolicyLearnerGroup:
         names = dict.fromkeys(name for metrics in found for name in metrics)
         return {name: fmean(metrics[name] for metrics in found if name in metrics) for name in names}
 
-    async def publish(self) -> None:
-        await self._all("publish")
+    async def take_rewards(self, rewards: Mapping[str, RewardReport]) -> None:
+        await self._all("take_rewards", dict(rewards))
+
+    async def checkpoint(self) -> None:
+        await self._all("checkpoint", is_last=True)
+
+    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+        await self._all("publish", dict(rewards))
 
     async def restart(self) -> None:
         """Kill every rank's process, wait until Ray has brought them back, and join anew."""
         for role in self._ranks:
+            role.is_lost = True
             ray.kill(role.worker, no_restart=False)
-        for role in self._ranks:
-            await _answers(role)
+        await asyncio.sleep(KILLED_S)
         await self.join()
 
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        found = await asyncio.gather(*(role.call(method, *arguments) for role in self._ranks), return_exceptions=True)
+    async def _all(self, method: str, *arguments: Any, is_last: bool = False) -> list[Any]:
+        """Through the gate as one: it must not close between two ranks, of which one would then wait for the other."""
+        async with nullcontext() if is_last else self._gate.work():
+            calls = (role.call(method, *arguments) for role in self._ranks)
+            found = await asyncio.gather(*calls, return_exceptions=True)
         failures = [result for result in found if isinstance(result, BaseException)]
         # A dead rank makes the others fail in their collectives: its death is the reason, theirs are echoes.
         for failure in sorted(failures, key=lambda failure: not isinstance(failure, WorkerDiedError)):
             raise failure
         return found
-
-
-async def _answers(role: RemoteRole) -> None:
-    for _ in range(120):
-        try:
-            await role.worker.ready.remote()
-            return
-        except RayActorError:
-            await asyncio.sleep(1.0)
-    raise StuckError(f"process {role.label} has not come back two minutes after it was restarted")

@@ -114,7 +114,8 @@ class Worker:
         from learners.reward import RewardLearner
 
         config = self._config
-        return RewardLearner(self._store, config.reward, config.judge, config.run.seed, self._device)
+        checkpoints = Path(config.run_folder) / "checkpoints"
+        return RewardLearner(self._store, config.reward, config.judge, checkpoints, config.run.seed, self._device)
 
     def make_policy_learner(self) -> Any:
         """One rank of the policy learner."""

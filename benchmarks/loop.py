@@ -106,8 +106,9 @@ class RewardLearner:
     def __init__(self, place: Sleeper, name: str) -> None:
         self._place, self._aspect = place, name.split("-", 1)[1]
 
-    def open(self, order: RewardOrder) -> None:
+    def open(self, order: RewardOrder) -> int:
         self._order = order
+        return 0
 
     def advance(self, num_updates: int) -> Mapping[str, float]:
         time.sleep(num_updates * self._place.times.reward_update_s)
@@ -163,7 +164,7 @@ class PolicyLearner:
             (self._place.folder / f"checkpoint-{number}").touch()
         return {}
 
-    def publish(self) -> None:
+    def publish(self, rewards: Mapping[str, RewardReport]) -> None:
         self._order = None
 
     def _publish(self, number: int) -> None:
@@ -221,6 +222,8 @@ def settings(folder: Path, name: str, *overrides: str) -> Config:
             "actors.policy_learners.cpus=0.01",
             "actors.start_timeout_s=300",
             "evaluation.images_per_aspect=4",
+            "evaluation.denoising_images=0",
+            "evaluation.max_drop=null",
             *overrides,
         ],
     )
@@ -247,7 +250,8 @@ class Bench:
         return watch
 
     async def _run(self, config: Config, store: Store, used: dict[str, WorkerHandle], watch: Watch) -> None:
-        team = make_team(config, used)
+        team, _ = make_team(config, used)
+        plan = PromptPlan(config=config)
         await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
         meter = RunMeter(*role_sizes(config))
         keepers = [
@@ -255,7 +259,7 @@ class Bench:
             asyncio.create_task(keep_times(used, config.run_folder)),
         ]
         try:
-            await run_rounds(PromptPlan(config=config), metered(team, meter), StoreLedger(store), watch)
+            await run_rounds(plan, metered(team, meter), StoreLedger(store, plan), watch)
         finally:
             for keeper in keepers:
                 keeper.cancel()

@@ -44,11 +44,14 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
 
 def _grades(gallery: Gallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
     found: dict[str, list[Graded]] = {}
+    place = 0
     for order in orders:
         images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
         for prompt, scores in zip(order.prompts, scorer.score(order.prompts, list(images)), strict=True):
             for aspect, score in scores.items():
-                found.setdefault(aspect, []).append(Graded(prompt=prompt.id, score=score.value, passed=score.passed))
+                grade = Graded(place=place, prompt=prompt.id, score=score.value, passed=score.passed)
+                found.setdefault(aspect, []).append(grade)
+            place += 1
     return found
 
 

@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from actors.metered import MeteredProgress, keep_status, keep_utilisation, metered
-from actors.team import JudgePool, PolicyLearnerGroup, RemoteRewardLearner, RemoteRole, RollerPool, SamplerPool
+from actors.stopping import stop_on_sigterm
+from actors.team import (
+    Gate,
+    JudgePool,
+    Limits,
+    PolicyLearnerGroup,
+    RemoteRewardLearner,
+    RemoteRole,
+    RollerPool,
+    SamplerPool,
+)
 from actors.telemetry import RunMeter
 from actors.timing import keep_times
 from actors.worker import Worker, WorkerHandle, WorkerSpec
@@ -36,8 +46,10 @@ from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
 from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.models import checkpoint_path
+from itercomp_rl.orders import one_reason
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
+from itercomp_rl.results import mean_gain
 from itercomp_rl.reward.source import check_reward_source
 from itercomp_rl.roles import Team
 from itercomp_rl.rules import PLANNED, is_rank_file
@@ -60,8 +72,8 @@ MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALL
 class StoreLedger:
     """Satisfies loop.Ledger."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self._store, self._plan = store, plan
 
     def has(self, kind: str, id_: str) -> bool:
         return self._store.has(kind, id_)
@@ -73,6 +85,9 @@ class StoreLedger:
 
     def has_policy(self, version: int) -> bool:
         return self._store.find(version_place("policy", version)) is not None
+
+    def gain_over_base(self, version: int) -> tuple[float, float]:
+        return mean_gain(self._store, self._plan, version)
 
 
 # Pipelines that a planned system can draw with.
@@ -175,7 +190,7 @@ def logging_to(config: Config) -> Iterator[None]:
 
 
 async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, WorkerHandle], progress: RunLog) -> None:
-    team = make_team(config, handles)
+    team, gate = make_team(config, handles)
     await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
     meter = RunMeter(*role_sizes(config))
     keepers = [
@@ -185,7 +200,12 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
         asyncio.create_task(keep_times(handles, config.run_folder)),
     ]
     try:
-        await run_rounds(plan, metered(team, meter), StoreLedger(store), MeteredProgress(progress, meter))
+        with one_reason():
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(stop_on_sigterm(team, gate, config.actors.grace_s))
+                ledger = StoreLedger(store, plan)
+                await run_rounds(plan, metered(team, meter), ledger, MeteredProgress(progress, meter))
+                watch.cancel()
     finally:
         for keeper in keepers:
             keeper.cancel()
@@ -317,23 +337,25 @@ def start_workers(
     return handles
 
 
-def make_team(config: Config, handles: dict[str, WorkerHandle]) -> Team:
-    """Each role as one object, over the processes that hold its members."""
-    limit, retries = config.actors.progress_timeout_s, config.actors.max_retries
+def make_team(config: Config, handles: dict[str, WorkerHandle]) -> tuple[Team, Gate]:
+    """Each role as one object, over the processes that hold its members, and the gate that all their work passes."""
+    actors, retries, gate = config.actors, config.actors.max_retries, Gate()
+    limits = Limits(start_s=actors.start_timeout_s, progress_s=actors.progress_timeout_s)
     by_kind: dict[str, list[RemoteRole]] = {}
     for spec in workers(config):
         for role in spec.roles:
-            by_kind.setdefault(role.kind, []).append(RemoteRole(handles[spec.label], spec.label, role.name, limit))
+            by_kind.setdefault(role.kind, []).append(RemoteRole(handles[spec.label], spec.label, role.name, limits))
     ranks = sorted(by_kind["policy_learner"], key=lambda role: int(role.role.rsplit("-", 1)[1]))
     backend = "nccl" if config.actors.policy_learners.gpus else "gloo"
     learners = {role.role.split("-", 1)[1]: role for role in by_kind["reward_learner"]}
-    return Team(
-        sampler=SamplerPool(by_kind["sampler"], retries),
-        judge=JudgePool(by_kind["judge"], retries),
-        reward_learners={aspect: RemoteRewardLearner(learners[aspect]) for aspect in config.prompts.aspects},
-        roller=RollerPool(by_kind["roller"], retries),
-        policy_learner=PolicyLearnerGroup(ranks, backend, limit),
+    team = Team(
+        sampler=SamplerPool(by_kind["sampler"], retries, gate),
+        judge=JudgePool(by_kind["judge"], retries, gate),
+        reward_learners={aspect: RemoteRewardLearner(learners[aspect], gate) for aspect in config.prompts.aspects},
+        roller=RollerPool(by_kind["roller"], retries, gate),
+        policy_learner=PolicyLearnerGroup(ranks, backend, limits.progress_s, gate),
     )
+    return team, gate
 
 
 class MemoryPeak:

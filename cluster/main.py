@@ -26,6 +26,7 @@ EXIT_CODES = {
     "DivergedError": 5,
     "WorkerDiedError": 6,
     "StuckError": 7,
+    "StoppedError": 8,
 }
 # What a user's own disk can refuse, outside the store: run folders, reports, pictures.
 _FREE = "free some space there, or write elsewhere (run.dir, --out); a run goes on with --resume"

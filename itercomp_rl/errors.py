@@ -37,6 +37,10 @@ class WorkerDiedError(IterCompError):
     """A process of the run died while it held work; the message names the role and the process."""
 
 
+class StoppedError(IterCompError):
+    """The run was asked to stop (SIGTERM), has kept what it could, and goes on with --resume."""
+
+
 class StuckError(IterCompError):
     """A piece of work took longer than actors.progress_timeout_s; the message names the role and the process."""
 

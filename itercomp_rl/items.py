@@ -54,6 +54,7 @@ class DrawOrder:
     model: ModelRef
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
+    set_aside: tuple[int, ...] = ()  # rows that no sampler survives: they stay black, and are never ranked or graded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ class RewardReport:
     mean: float
     std: float
     weight: float  # what the policy loss multiplies it with; 0 = not trusted
+    live_role: str | None = None  # store role of a version published while the model still learns, by its updates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from itercomp_rl.loop import Advance
+from itercomp_rl.orders import Advance
 from itercomp_rl.progress import bar
 from itercomp_rl.trackers import Trackers
 

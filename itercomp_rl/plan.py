@@ -10,7 +10,7 @@ import numpy as np
 
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
-from itercomp_rl.schema import POLICY, Config, MemberConfig
+from itercomp_rl.schema import ALL, POLICY, Config, MemberConfig
 from itercomp_rl.seeds import seed_of
 
 BASE = "base policy"  # the policy before the first round, in tables
@@ -62,6 +62,12 @@ class Plan:
     def reward_version(self, round_: int) -> int:
         """The version of the reward models that round `round_` learns by; without refreshing, round 0's for ever."""
         return round_ if self.config.reward.refresh else 0
+
+    @property
+    def reward_stops(self) -> tuple[int, ...]:
+        """Updates after which a reward model is published; all but the last are versions of a model still learning."""
+        updates, first = self.config.reward.updates, self.config.policy.reward_updates_first
+        return (updates,) if first == ALL else (*range(int(first), updates, int(first)), updates)
 
     def founders(self, round_: int) -> list[ModelRef]:
         """The configured members that join at `round_`."""
@@ -122,6 +128,22 @@ class Plan:
             )
             for model in self.newcomers(round_)
         ]
+
+    def ahead_orders(self, round_: int) -> list[DrawOrder]:
+        """What the next gallery.rounds_ahead rounds need of models that no policy of this run changes."""
+        last = min(round_ + self.config.gallery.rounds_ahead, self.rounds - 1)
+        found = []
+        for later in range(round_ + 1, last + 1):
+            frozen = [model for model in self.founders(later) if model.role is None]
+            for segment in range(len(self.segments())):
+                found += [order for order in self.draw_orders(later, segment) if order.model in frozen]
+            found += [
+                order
+                for model in frozen
+                for split in ("test", "train")
+                for order in self.evaluation_orders(model, split)
+            ]
+        return found
 
     def rankings_id(self, round_: int, segment: int) -> str:
         """Where the ranking of a segment's prompts in a round is kept."""

@@ -31,6 +31,7 @@ def rankings_attrs(order: RankOrder, rankings: Sequence[Mapping[str, Judged]]) -
     """The document of a rankings record: per prompt its images and one ranking per aspect."""
     return {
         "round": order.round,
+        "reward_version": order.reward_version,
         "prompts": [
             {
                 "prompt": asdict(prompt),
@@ -120,6 +121,14 @@ class ImageReader:
         self._store = store
         self._kept_bytes = kept_mib * 2**20
         self._segments: dict[str, NDArray[np.uint8]] = {}
+        self._set_aside: dict[str, frozenset[int]] = {}
+
+    def is_drawn(self, ref: ImageRef) -> bool:
+        """Whether there is such an image: False where the row was set aside, as no sampler survived it."""
+        if ref.segment not in self._set_aside:
+            attrs = self._store.get(IMAGES, ref.segment, []).attrs
+            self._set_aside[ref.segment] = frozenset(attrs.get("set_aside", ()))
+        return ref.row not in self._set_aside[ref.segment]
 
     def load(self, refs: Sequence[ImageRef]) -> NDArray[np.uint8]:
         """Pixels [B, H, W, 3] of the images referred to, which must be of one size."""

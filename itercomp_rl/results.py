@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from itercomp_rl.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """One image's grade of one aspect: the prompt and repeat make the pairing between models."""
+    """One image's grade of one aspect; images at the same place, of the same prompt and seed, make the pairs."""
 
+    place: int
     prompt: str
     score: float
     passed: bool
@@ -61,16 +62,16 @@ def load_grades(store: Store, plan: Plan, model: ModelRef, split: str = "test") 
 def grades_of(store: Store, ids: Sequence[str]) -> dict[str, list[Graded]]:
     """Grades of evaluation segments per aspect."""
     found: dict[str, list[Graded]] = {}
-    for id_ in ids:
-        for row in store.get("grades", id_).attrs["rows"]:
-            for aspect, (score, passed) in row["grades"].items():
-                found.setdefault(aspect, []).append(Graded(prompt=row["prompt"], score=score, passed=passed))
+    rows = [row for id_ in ids for row in store.get("grades", id_).attrs["rows"]]
+    for place, row in enumerate(rows):
+        for aspect, (score, passed) in row["grades"].items():
+            found.setdefault(aspect, []).append(Graded(place=place, prompt=row["prompt"], score=score, passed=passed))
     return found
 
 
 def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean:
     """Mean share of pixels that belong to no colour of the world: artefacts."""
-    rows = [row for id_ in ids for row in store.get("grades", id_).attrs["rows"]]
+    rows = [row for id_ in ids for row in store.get("grades", id_).attrs["rows"] if "off_palette" in row]
     return clustered_mean([row["off_palette"] for row in rows], [row["prompt"] for row in rows])
 
 
@@ -80,10 +81,20 @@ def score(grades: Sequence[Graded]) -> Mean:
 
 
 def gain(grades: Sequence[Graded], base: Sequence[Graded]) -> Mean:
-    """Mean of the differences between images of the same prompt and seed."""
-    if [g.prompt for g in grades] != [g.prompt for g in base]:
+    """Mean of the differences between images of the same prompt and seed; one that a model lacks makes no pair."""
+    at = {b.place: b for b in base}
+    pairs = [(g, at[g.place]) for g in grades if g.place in at]
+    if any(g.prompt != b.prompt for g, b in pairs) or not pairs:
         raise ValueError("the two models were not evaluated on the same prompts")
-    return clustered_mean([g.score - b.score for g, b in zip(grades, base, strict=True)], [g.prompt for g in grades])
+    return clustered_mean([g.score - b.score for g, b in pairs], [g.prompt for g, _ in pairs])
+
+
+def mean_gain(store: Store, plan: Plan, round_: int) -> tuple[float, float]:
+    """A round's policy over the base on held-out images, mean over aspects; its standard error at most."""
+    base, policy = (load_grades(store, plan, plan.policy(version)) for version in (-1, round_))
+    gains = [gain(policy[aspect], base[aspect]) for aspect in plan.config.prompts.aspects if aspect in base]
+    # Aspects share images, so that their errors may go the same way: the mean's error is no larger than their mean.
+    return float(np.mean([found.mean for found in gains])), float(np.mean([found.se for found in gains]))
 
 
 def aspects_tree(store: Store, plan: Plan, split: str = "test") -> dict[str, Any]:
@@ -105,10 +116,7 @@ def aspects_of(
     """Scores per aspect of the base, the rounds and everyone else, and the last round's paired gain."""
     found = {}
     for aspect in grades[base]:
-        strict = {
-            name: [Graded(prompt=g.prompt, score=float(g.passed), passed=g.passed) for g in by[aspect]]
-            for name, by in grades.items()
-        }
+        strict = {name: [replace(g, score=float(g.passed)) for g in by[aspect]] for name, by in grades.items()}
         found[aspect] = {
             "base": score(grades[base][aspect]).tree(),
             "rounds": [score(grades[name][aspect]).tree() for name in rounds],

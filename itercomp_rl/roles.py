@@ -27,6 +27,10 @@ class Sampler(Protocol):
         """Commit the denoising losses of `order`; done already means done at once."""
         ...
 
+    async def probe(self, order: DrawOrder) -> None:
+        """Draw the images of `order` and keep nothing: does a sampler survive it?"""
+        ...
+
 
 class Judge(Protocol):
     """Ranks and grades images."""
@@ -43,12 +47,20 @@ class Judge(Protocol):
 class RewardLearner(Protocol):
     """Teaches one aspect's reward model the pairs."""
 
-    async def open(self, order: RewardOrder) -> None:
-        """Load the model and the pairs."""
+    async def open(self, order: RewardOrder) -> int:
+        """Load the model, the pairs and the newest checkpoint of this order; returns the updates already made."""
         ...
 
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         """Make gradient updates; metrics are means over them."""
+        ...
+
+    async def publish_live(self, live_role: str) -> RewardReport:
+        """Measure on held-out pairs, calibrate, publish under `live_role` by the updates made, and go on learning."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Keep what was learned so far, so that `open` goes on from here; nothing if no order is open."""
         ...
 
     async def publish(self) -> RewardReport:
@@ -75,8 +87,16 @@ class PolicyLearner(Protocol):
         """One gradient update from a whole batch; publishes the live version `number` + 1."""
         ...
 
-    async def publish(self) -> None:
-        """Publish the round's policy (its EMA) and let go of the memory."""
+    async def take_rewards(self, rewards: Mapping[str, RewardReport]) -> None:
+        """Learn from these reward models from the next update on."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Keep what was learned so far, so that `open` goes on from here; nothing if no round is open."""
+        ...
+
+    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+        """Publish the round's policy (its EMA), with the round's finished `rewards`, and let go of the memory."""
         ...
 
     async def restart(self) -> None:

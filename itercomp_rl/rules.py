@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
-from itercomp_rl.schema import Config, MemberConfig, PlannerConfig
+from itercomp_rl.schema import ALL, Config, MemberConfig, PlannerConfig
 from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 
 SYSTEMS = (
@@ -45,6 +45,8 @@ def _positive(config: Config) -> None:
         "policy.batch": config.policy.batch,
         "policy.rollout_batch": config.policy.rollout_batch,
         "policy.checkpoint_every": config.policy.checkpoint_every,
+        "policy.anchor_every": config.policy.anchor_every,
+        "reward.checkpoint_every": config.reward.checkpoint_every,
         "policy.points_per_rollout": config.policy.points_per_rollout,
         "policy.grad_steps": config.policy.grad_steps,
         "actors.processes": config.actors.processes,
@@ -66,6 +68,9 @@ def _positive(config: Config) -> None:
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
         "evaluation.denoising_images": config.evaluation.denoising_images,
         "actors.max_retries": config.actors.max_retries,
+        "actors.max_set_aside": config.actors.max_set_aside,
+        "actors.grace_s": config.actors.grace_s,
+        "gallery.rounds_ahead": config.gallery.rounds_ahead,
         "judge.margin": config.judge.margin,
         "tracking.images": config.tracking.images,
     }.items():
@@ -133,7 +138,17 @@ def _engines(config: Config) -> None:
 
 
 def _learning(config: Config) -> None:
-    policy = config.policy
+    policy, drop = config.policy, config.evaluation.max_drop
+    first, updates = policy.reward_updates_first, config.reward.updates
+    _require(
+        first == ALL or (first.isdecimal() and 1 <= int(first) <= updates),
+        "policy.reward_updates_first",
+        first,
+        f"must be all, or a number from 1 to reward.updates ({updates})",
+    )
+    _require(
+        drop is None or (drop >= 0 and math.isfinite(drop)), "evaluation.max_drop", drop, "must be 0 or more, or null"
+    )
     _require(policy.lora.alpha > 0, "policy.lora.alpha", policy.lora.alpha, "must be above 0")
     _require(
         policy.lora.targets is None or len(policy.lora.targets) > 0,

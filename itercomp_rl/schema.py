@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 POLICY = "policy"  # as a gallery member's model: the policy of this run
+ALL = "all"  # as policy.reward_updates_first: every update of the reward models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class GalleryConfig:
     max_loaded: int
     attention: str = "sdpa"
     compile: bool = False
+    rounds_ahead: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ class RewardLearningConfig:
     on_bad_reward: str
     weights: dict[str, float]
     refresh: bool
+    checkpoint_every: int
     attention: str
     engine: EngineConfig
 
@@ -164,6 +167,8 @@ class PolicyConfig:
     batch: int
     rollout_batch: int
     max_policy_lag: int
+    reward_updates_first: str
+    anchor_every: int
     start_from: str
     target: float
     loss_scale: float
@@ -202,6 +207,8 @@ class ActorsConfig:
     start_timeout_s: float
     progress_timeout_s: float
     max_retries: int
+    max_set_aside: int
+    grace_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +219,7 @@ class EvaluationConfig:
     denoising_images: int = 0
     seed: int
     grid_prompts: int
+    max_drop: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

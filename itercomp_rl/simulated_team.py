@@ -20,7 +20,7 @@ from itercomp_rl.items import (
     RolloutOrder,
 )
 from itercomp_rl.jumping_loop import JumpingLoop
-from itercomp_rl.loop import Advance
+from itercomp_rl.orders import Advance
 from itercomp_rl.plan import Plan
 from itercomp_rl.roles import Team
 from itercomp_rl.stage_times import StageTimes
@@ -197,9 +197,18 @@ class SimulatedTeam:
         self.update_ends.setdefault(self._round, []).append(self._loop.now)
         return {}
 
-    async def publish(self) -> None:
+    async def take_rewards(self, rewards: Mapping[str, RewardReport]) -> None:
+        await self._ranks_work(0.0)
+
+    async def checkpoint(self) -> None:
+        raise AssertionError("nobody stops a simulation")
+
+    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
         await self._ranks_work(self._times.policy_publish_s)
         self.policies.add(self._round)
+
+    async def probe(self, order: DrawOrder) -> None:
+        raise AssertionError("nobody dies in a simulation")
 
     async def restart(self) -> None:
         raise AssertionError("nobody dies in a simulation")
@@ -209,6 +218,9 @@ class SimulatedTeam:
 
     def reward_report(self, aspect: str, version: int) -> RewardReport | None:
         return self.reports.get((aspect, version))
+
+    def gain_over_base(self, version: int) -> tuple[float, float]:
+        return 0.0, 0.0
 
     def has_policy(self, version: int) -> bool:
         return version in self.policies
@@ -224,9 +236,17 @@ class _RewardLearner:
     def __init__(self, team: SimulatedTeam, aspect: str) -> None:
         self._team, self._aspect = team, aspect
 
-    async def open(self, order: RewardOrder) -> None:
+    async def open(self, order: RewardOrder) -> int:
         self._version = order.version
         await self._team.reward(self._aspect, self._team._times.reward_open_s)
+        return 0
+
+    async def checkpoint(self) -> None:
+        raise AssertionError("nobody stops a simulation")
+
+    async def publish_live(self, live_role: str) -> RewardReport:
+        await self._team.reward(self._aspect, self._team._times.reward_publish_s)
+        return self._report()
 
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         await self._team.reward(self._aspect, num_updates * self._team._times.reward_update_s)
@@ -234,8 +254,11 @@ class _RewardLearner:
 
     async def publish(self) -> RewardReport:
         await self._team.reward(self._aspect, self._team._times.reward_publish_s)
-        report = RewardReport(
-            aspect=self._aspect, version=self._version, accuracy=1.0, num_pairs=1, mean=0.0, std=1.0, weight=1.0
-        )
+        report = self._report()
         self._team.reports[self._aspect, self._version] = report
         return report
+
+    def _report(self) -> RewardReport:
+        return RewardReport(
+            aspect=self._aspect, version=self._version, accuracy=1.0, num_pairs=1, mean=0.0, std=1.0, weight=1.0
+        )

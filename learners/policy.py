@@ -1,7 +1,7 @@
 """Step 6 of a prompt's road: one rank of the policy learner turns rollouts into new policy weights (ReFL)."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -18,15 +18,17 @@ from itercomp_rl.diffusion.policy import Conditioning, Policy
 from itercomp_rl.diffusion.published import LORA, load_published
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
 from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
-from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, Rollout
-from itercomp_rl.judges.reward import load_ensemble
+from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
+from itercomp_rl.judges.reward import load_reported
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.records import ImageReader, load_rankings
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
+from itercomp_rl.store.deltas import DeltaPublisher
 from itercomp_rl.store.store import Store
+from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine import Engine, Group, open_engine
 from learners.reward import engine_spec
 
@@ -73,36 +75,38 @@ class PolicyLearner:
         policy = self._policy(order, [prompt.text for prompt, _ in gallery])
         engine = open_engine(policy.trainable, engine_spec(settings.engine), self._group, self._device)
         policy.network = engine.module
-        if newest := self._newest(order.round):
-            engine.load(newest)
-            if engine.updates != int(newest.name.rsplit("-u", 1)[1]):
-                raise CheckpointError(
-                    f"checkpoint {newest} says it holds update {engine.updates}: delete it and resume again"
-                )
-        if not settings.pretraining_weight and not any(report.weight > 0 for report in order.rewards.values()):
-            raise DivergedError(
-                f"round {order.round} has no reward model with a weight and policy.pretraining_weight is 0: there is "
-                "nothing to learn from; give reward.weights, or better reward models (on_bad_reward dropped them)"
-            )
-        trusted = {aspect: report for aspect, report in order.rewards.items() if report.weight > 0}
-        versions = {aspect: report.version for aspect, report in trusted.items()}
+        if newest := newest_checkpoint(self._checkpoints, _stem(order.round)):
+            load_checkpoint(engine, newest)
         self._task = _Task(
             order=order,
             policy=policy,
             engine=engine,
-            rewards=load_ensemble(self._store, self._trunk, versions, self._device) if versions else None,
-            feedback=Feedback(
-                weights={aspect: report.weight for aspect, report in trusted.items()},
-                target=settings.target,
-                scale=settings.loss_scale,
-                num_grad_steps=settings.grad_steps,
-                guidance=settings.rollout_guidance,
-            ),
+            live=DeltaPublisher(self._store, order.live_role, settings.anchor_every),
             gallery=gallery,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
+        self.take_rewards(order.rewards)
         self._publish_live(self._task)
         return engine.updates
+
+    def take_rewards(self, reports: Mapping[str, RewardReport]) -> None:
+        """Load these reward models; the next update learns from them. Those of weight 0 are left out."""
+        task, settings = self._opened(), self._settings
+        if not settings.pretraining_weight and not any(report.weight > 0 for report in reports.values()):
+            raise DivergedError(
+                f"round {task.order.round} has no reward model with a weight and policy.pretraining_weight is 0: there "
+                "is nothing to learn from; give reward.weights, or better reward models (on_bad_reward dropped them)"
+            )
+        trusted = {aspect: report for aspect, report in reports.items() if report.weight > 0}
+        task.rewards = load_reported(self._store, self._trunk, trusted, self._device) if trusted else None
+        task.feedback = Feedback(
+            weights={aspect: report.weight for aspect, report in trusted.items()},
+            target=settings.target,
+            scale=settings.loss_scale,
+            num_grad_steps=settings.grad_steps,
+            guidance=settings.rollout_guidance,
+        )
+        task.learned_by.append({"update": task.engine.updates, **{a: asdict(r) for a, r in reports.items()}})
 
     def update(self, number: int, rollouts: Sequence[Rollout]) -> dict[str, float]:
         """One gradient update from this rank's share of the rollouts of a batch; publishes live version number + 1."""
@@ -118,11 +122,11 @@ class PolicyLearner:
         stepped = task.engine.step()
         self._publish_live(task)
         if (number + 1) % self._settings.checkpoint_every == 0 and number + 1 < self._settings.updates:
-            self._save(task)
+            self.checkpoint()
         names = dict.fromkeys(name for metrics in found for name in metrics)
         return {name: fmean(m[name] for m in found if name in m) for name in names} | stepped
 
-    def publish(self) -> None:
+    def publish(self, rewards: Mapping[str, RewardReport]) -> None:
         """Publish the round's policy, the moving average where one is kept, with its lineage; let go of the memory."""
         task = self._opened()
         learned = task.engine.weights(ema=True)
@@ -132,7 +136,8 @@ class PolicyLearner:
                 "base": self._settings.model,
                 LORA: task.lora,
                 "base_policy": task.order.start_version,
-                "rewards": {aspect: asdict(report) for aspect, report in task.order.rewards.items()},
+                "rewards": {aspect: asdict(report) for aspect, report in rewards.items()},
+                "learned_by": task.learned_by,
                 "rankings": list(task.order.rankings),
                 "updates": task.engine.updates,
                 "seed": self._seed,
@@ -239,20 +244,16 @@ class PolicyLearner:
     def _publish_live(self, task: "_Task") -> None:
         current = task.engine.weights(ema=False)
         if current is not None:
-            weights.publish(
-                self._store,
-                task.order.live_role,
-                task.engine.updates,
-                current,
-                {"round": task.order.round, LORA: task.lora},
-            )
+            task.live.publish(task.engine.updates, current, {"round": task.order.round, LORA: task.lora})
 
-    def _newest(self, round_: int) -> Path | None:
-        complete = sorted(path.parent for path in self._checkpoints.glob(f"r{round_:03d}-u*/engine.json"))
-        return complete[-1] if complete else None
+    def checkpoint(self) -> None:
+        """Keep what was learned, unless a checkpoint of this update is there."""
+        if self._task is not None and self._task.engine.updates:
+            save_checkpoint(self._task.engine, self._checkpoints, _stem(self._task.order.round), rank=self._group.rank)
 
-    def _save(self, task: "_Task") -> None:
-        task.engine.save(self._checkpoints / f"r{task.order.round:03d}-u{task.engine.updates:07d}")
+
+def _stem(round_: int) -> str:
+    return f"r{round_:03d}"
 
 
 def lora_of(settings: PolicyConfig, policy: Policy) -> Lora:
@@ -271,10 +272,12 @@ class _Task:
         order: PolicyOrder,
         policy: Policy,
         engine: Engine,
-        rewards: RewardEnsemble | None,
-        feedback: Feedback,
+        live: DeltaPublisher,
         gallery: list[tuple[Prompt, ImageRef]],
         lora: dict[str, Any] | None,
     ) -> None:
         self.order, self.policy, self.engine = order, policy, engine
-        self.rewards, self.feedback, self.gallery, self.lora = rewards, feedback, gallery, lora
+        self.live, self.gallery, self.lora = live, gallery, lora
+        self.rewards: RewardEnsemble | None = None
+        self.feedback = Feedback(weights={})
+        self.learned_by: list[dict[str, Any]] = []  # JSON: from which update on by which reward models

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -22,6 +23,7 @@ from itercomp_rl.schema import EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
+from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine import DTYPES, Engine, EngineSpec, open_engine
 
 log = logging.getLogger(__name__)
@@ -45,16 +47,23 @@ class RewardLearner:
     """Learns one order at a time; between orders it holds nothing."""
 
     def __init__(
-        self, store: Store, settings: RewardLearningConfig, judge: JudgeConfig, seed: int, device: torch.device
+        self,
+        store: Store,
+        settings: RewardLearningConfig,
+        judge: JudgeConfig,
+        checkpoints: Path,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self._store, self._settings, self._judge, self._seed, self._device = store, settings, judge, seed, device
+        self._checkpoints = checkpoints
         self._images = ImageReader(store)
         self._order: RewardOrder | None = None
         self._model: AnyReward | None = None
         self._engine: Engine | None = None
 
-    def open(self, order: RewardOrder) -> None:
-        """Load the model and the order's pairs.
+    def open(self, order: RewardOrder) -> int:
+        """Load the model, the order's pairs and its newest checkpoint; returns updates made.
 
         Raises: DivergedError if there is no pair to learn from, or none to measure with.
         """
@@ -87,6 +96,9 @@ class RewardLearner:
         model.attention = self._settings.attention
         self._order, self._model = order, model.to(self._device).train()
         self._engine = open_engine(self._model, engine_spec(self._settings.engine), None, self._device)
+        if newest := newest_checkpoint(self._checkpoints, self._stem(order)):
+            load_checkpoint(self._engine, newest)
+        return self._engine.updates
 
     def advance(self, num_updates: int) -> dict[str, float]:
         """Gradient updates; returns means of loss (nats) and accuracy over them."""
@@ -107,9 +119,34 @@ class RewardLearner:
                 losses.append(loss.item())
                 accuracies.append(float(pair_accuracy(winner.detach(), loser.detach())))
             engine.step()
+            if engine.updates % self._settings.checkpoint_every == 0 and engine.updates < self._settings.updates:
+                self.checkpoint()
         return {"loss": fmean(losses), "accuracy": fmean(accuracies)}
 
+    def checkpoint(self) -> None:
+        """Keep what was learned, unless a checkpoint of this update is there."""
+        if self._order is not None and self._engine is not None and self._engine.updates:
+            save_checkpoint(self._engine, self._checkpoints, self._stem(self._order))
+
+    def _stem(self, order: RewardOrder) -> str:
+        return f"reward-{order.aspect}-r{order.round:03d}"
+
     def publish(self) -> RewardReport:
+        """Publish the finished model with its report; let go of the memory."""
+        order, _, engine = self._opened()
+        report = self._publish(reward_role(order.aspect), order.version)
+        engine.close()
+        self._order = self._model = self._engine = None
+        return report
+
+    def publish_live(self, live_role: str) -> RewardReport:
+        """Publish the model as it is now, by the updates made, and go on."""
+        _, model, engine = self._opened()
+        report = self._publish(live_role, engine.updates)
+        model.train()
+        return report
+
+    def _publish(self, role: str, version: int) -> RewardReport:
         """Measure on held-out pairs, calibrate on held-out images, publish weights and report."""
         order, model, engine = self._opened()
         with engine.ema_swapped():
@@ -127,12 +164,13 @@ class RewardLearner:
             model.calibrate(torch.tensor([*raw.values()]))
             report = RewardReport(
                 aspect=order.aspect,
-                version=order.version,
+                version=version,
                 accuracy=float(pair_accuracy(winner, loser)),
                 num_pairs=len(self._held_out),
                 mean=float(model.reward_mean),
                 std=float(model.reward_std),
                 weight=self._settings.weights[order.aspect],
+                live_role=None if role == reward_role(order.aspect) else role,
             )
             attrs = {
                 "report": asdict(report),
@@ -140,9 +178,7 @@ class RewardLearner:
                 "base": order.start_version,
                 "rankings": list(order.rankings),
             }
-            weights.publish(self._store, reward_role(order.aspect), order.version, model.state_dict(), attrs)
-        engine.close()
-        self._order = self._model = self._engine = None
+            weights.publish(self._store, role, version, model.state_dict(), attrs)
         return report
 
     def _opened(self) -> tuple[RewardOrder, AnyReward, Engine]:

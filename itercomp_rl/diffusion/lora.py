@@ -78,14 +78,17 @@ def has_lora(network: nn.Module) -> bool:
     return any(MARK in name for name, _ in network.named_parameters())
 
 
-def load_weights(policy: Policy, tensors: Mapping[str, Tensor], lora: Lora | None) -> None:
+def load_weights(policy: Policy, tensors: Mapping[str, Tensor], lora: Lora | None, *, is_part: bool = False) -> None:
     """Take over published weights: all of the network's, or an adapter's, which is put on first if it is not there.
 
+    Args: is_part: the tensors may be some of these only; the others stay.
     Raises: CheckpointError unless the tensors are exactly the network's, or the adapter's, by name and shape.
     """
     if lora is not None and not has_lora(policy.trainable):
         add_lora(policy, lora)
     wanted = {name: p for name, p in policy.trainable.named_parameters() if lora is None or MARK in name}
+    if is_part:
+        wanted = {name: p for name, p in wanted.items() if name in tensors}
     if odd := sorted(wanted.keys() ^ tensors.keys()):
         raise CheckpointError(
             f"the published weights do not fit this policy: {len(odd)} names differ, {odd[0]} the first; "

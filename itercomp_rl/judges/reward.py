@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itercomp_rl.items import Prompt
+from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.scoring import Score
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
@@ -28,6 +28,20 @@ def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device:
     for aspect, version in versions.items():
         models[aspect] = load_reward_version(store, trunk, reward_role(aspect), version).to(device)
     return RewardEnsemble(models)
+
+
+def load_reported(
+    store: Store, trunk: str, reports: Mapping[str, RewardReport], device: torch.device
+) -> RewardEnsemble:
+    """As `load_ensemble`, of reports: a model may still learn, and be published under a live role."""
+    return RewardEnsemble(
+        {
+            aspect: load_reward_version(store, trunk, report.live_role or reward_role(aspect), report.version).to(
+                device
+            )
+            for aspect, report in reports.items()
+        }
+    )
 
 
 def load_reward_version(store: Store, trunk: str, role: str, version: int) -> AnyReward:

@@ -1,9 +1,12 @@
-"""kill -9 of the driver (then `--resume`) or of a worker while the policy learns: the outcome is the undisturbed one.
+"""Real processes of a Ray run killed while it lasts: the outcome is the undisturbed one.
 
-The tiny run is sequential (max_policy_lag 0), so its weights must come out bit for bit the same.
+The run is sequential (max_policy_lag 0), so its images and weights must come out bit for bit the same. One run is
+disturbed at every moment, as starting one costs more than what it does. Kills in every part of the work are in
+test_fault_matrix.py.
 """
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,15 +24,30 @@ from itercomp_rl.store.retention import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-MOMENTS: dict[str, Callable[[Path], bool]] = {
-    "policy": lambda run: any((run / "checkpoints").glob("r000-u*/engine.json")),
+SETTINGS = (
+    *("prompts.gallery=24", "gallery.segment=12", "prompts.policy=8", "evaluation.images_per_aspect=2"),
+    *("gallery.members.base.num_steps=1", "gallery.members.attribute.num_steps=1", "reward.checkpoint_every=2"),
+    *("policy.updates=3", "policy.checkpoint_every=1", "tracking.trackers=[]", "evaluation.max_drop=null"),
+)
+
+
+def has(pattern: str, num: int = 1) -> Callable[[Path], bool]:
+    return lambda run: len(list(run.glob(pattern))) >= num
+
+
+MOMENTS = {
+    "gallery": has("store/commits/images/*.json"),
+    "rewards": has("store/commits/rankings/r000-*.json", 2),
+    "policy": has("checkpoints/r000-u*/engine.json"),
+    "evaluation": has("store/versions/policy/*.json"),
+    "second round": has("store/commits/rankings/r001-*.json", 2),
 }
 
 
 def start(folder: Path, *extra: str) -> subprocess.Popen:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "cluster.main", "run", "tiny", f"run.dir={folder}", *extra],
+        [sys.executable, "-m", "cluster.main", "run", "tiny", f"run.dir={folder}", *SETTINGS, *extra],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -37,9 +55,10 @@ def start(folder: Path, *extra: str) -> subprocess.Popen:
     )
 
 
-def finish(process: subprocess.Popen) -> None:
+def finish(process: subprocess.Popen, code: int = 0) -> str:
     _, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
+    assert process.returncode == code, errors
+    return errors
 
 
 def wait_for(moment: Callable[[Path], bool], run: Path, process: subprocess.Popen) -> None:
@@ -54,19 +73,20 @@ def wait_for(moment: Callable[[Path], bool], run: Path, process: subprocess.Pope
 def outcome(run: Path) -> dict[str, object]:
     """What must not depend on what happened on the way."""
     _, store = load_run(run)
-    assert [problem for problem in verify(store) if problem.kind == "corrupt"] == []
+    assert [problem for problem in verify(store) if problem.kind != "orphan"] == []
     ids = {kind: store.ids(kind) for kind in ("images", "rankings", "evaluations", "grades")}
+    images = {id_: torch.from_numpy(store.get("images", id_).arrays["images"]) for id_ in ids["images"]}
     roles = ["policy", "reward-attribute", "reward-spatial", "reward-non_spatial"]
     found = {f"{role} {v}": weights.load(store, role, v) for role in roles for v in weights.versions(store, role)}
-    return {"ids": ids, "weights": found}
+    return {"ids": ids, "tensors": found | {"images": images}}
 
 
 def assert_same(one: dict, other: dict) -> None:
     assert one["ids"] == other["ids"]
-    assert one["weights"].keys() == other["weights"].keys()
-    for version, tensors in one["weights"].items():
+    assert one["tensors"].keys() == other["tensors"].keys()
+    for version, tensors in one["tensors"].items():
         for name, tensor in tensors.items():
-            assert torch.equal(tensor, other["weights"][version][name]), f"{version} {name} differs"
+            assert torch.equal(tensor, other["tensors"][version][name]), f"{version} {name} differs"
 
 
 @pytest.fixture(scope="module")
@@ -76,24 +96,41 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return outcome(folder / "tiny")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_killed_driver_resumes_to_the_same_outcome(moment: str, undisturbed: dict, tmp_path: Path) -> None:
+def test_a_driver_killed_at_every_moment_resumes_to_the_same_outcome(undisturbed: dict, tmp_path: Path) -> None:
     process = start(tmp_path)
-    wait_for(MOMENTS[moment], tmp_path / "tiny", process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    finish(start(tmp_path, "--resume"))
+    for moment in MOMENTS.values():
+        wait_for(moment, tmp_path / "tiny", process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        process = start(tmp_path, "--resume")
+    finish(process)
     assert_same(outcome(tmp_path / "tiny"), undisturbed)
 
 
-@pytest.mark.parametrize("moment", list(MOMENTS))
-def test_a_killed_worker_process_is_replaced_and_the_run_finishes(
+def test_a_worker_process_killed_at_every_moment_is_replaced_and_the_run_finishes(
+    undisturbed: dict, tmp_path: Path
+) -> None:
+    rng, process = random.Random(0), start(tmp_path)
+    for moment in MOMENTS.values():
+        wait_for(moment, tmp_path / "tiny", process)
+        everyone = psutil.Process(process.pid).children(recursive=True)
+        workers = [other for other in everyone if other.name().startswith("ray::Worker")]
+        assert workers, "no worker process was found"
+        rng.choice(workers).kill()
+    finish(process)
+    assert_same(outcome(tmp_path / "tiny"), undisturbed)
+
+
+@pytest.mark.parametrize("moment", ["rewards", "policy"])
+def test_sigterm_keeps_what_was_done_says_so_and_the_run_resumes(
     moment: str, undisturbed: dict, tmp_path: Path
 ) -> None:
     process = start(tmp_path)
     wait_for(MOMENTS[moment], tmp_path / "tiny", process)
-    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Worker")]
-    assert workers, "no worker process was found"
-    workers[0].kill()
-    finish(process)
+    process.terminate()
+    last = finish(process, code=8).strip().splitlines()[-1]
+    assert last == (
+        "error: stopped by SIGTERM; all that was under way is committed or in a checkpoint. Go on with --resume"
+    )
+    finish(start(tmp_path, "--resume"))
     assert_same(outcome(tmp_path / "tiny"), undisturbed)

@@ -11,7 +11,7 @@ from itercomp_rl.results import Graded, aspects_of, clustered_mean, gain
 
 
 def graded(scores: list[float]) -> list[Graded]:
-    return [Graded(prompt=f"p{i // 2}", score=score, passed=score > 0.5) for i, score in enumerate(scores)]
+    return [Graded(place=i, prompt=f"p{i // 2}", score=score, passed=score > 0.5) for i, score in enumerate(scores)]
 
 
 def test_a_hand_worked_clustered_standard_error() -> None:
@@ -53,7 +53,7 @@ def test_a_gain_is_paired() -> None:
 
 def test_gains_over_other_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match="same prompts"):
-        gain(graded([0.1, 0.2]), [Graded(prompt="other", score=0.1, passed=False)] * 2)
+        gain(graded([0.1, 0.2]), [Graded(place=0, prompt="other", score=0.1, passed=False)] * 2)
 
 
 def test_the_aspects_object_names_base_rounds_and_gallery() -> None:

@@ -20,6 +20,7 @@ def small(*overrides: str) -> Config:
         "policy.updates=4",
         "policy.batch=8",
         "policy.rollout_batch=4",
+        "evaluation.denoising_images=0",
         "actors.samplers.count=1",
         "actors.rollers.count=1",
         "actors.reward_learners.count=1",

@@ -109,7 +109,7 @@ def test_an_images_points_are_different_steps_and_each_image_is_walked_once(
     for point in range(3):
         alone = roller.roll(replace(work, mid_steps=(work.mid_steps[point],)))
         np.testing.assert_allclose(alone.latents[0], rollout.latents[point], rtol=1e-4, atol=1e-5)
-    learner.publish()
+    learner.publish({})
 
 
 def test_the_gradient_of_several_points_is_the_mean_of_theirs(sd: Path, store: Store, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_an_adapter_goes_on_from_its_checkpoint_and_from_the_last_round(sd: Path
     for learner in (first, second):
         learner.update(1, [rollout])
     assert torch.equal(published(store, 5, 2), published(store, 6, 2))
-    second.publish()
+    second.publish({})
     opened(config, store, order(7, round_=3, start=2), tmp_path)
     assert torch.equal(published(store, 7, 0), published(store, 6, 2))
 

@@ -1,6 +1,7 @@
 """The reward learner on pairs of people: a session of the ranking page is enough to teach a model."""
 
 import dataclasses
+import pathlib
 
 import pytest
 import torch
@@ -33,10 +34,13 @@ def store() -> Store:
     return store
 
 
+NO_CHECKPOINTS = pathlib.Path("/nonexistent")  # so few updates make none
+
+
 def learner(store: Store, weights: PairWeightsConfig) -> RewardLearner:
     config = load_config("tiny", ["reward.batch=8"])
     judge = dataclasses.replace(config.judge, pair_weights=weights)
-    return RewardLearner(store, config.reward, judge, 0, torch.device("cpu"))
+    return RewardLearner(store, config.reward, judge, NO_CHECKPOINTS, 0, torch.device("cpu"))
 
 
 def test_a_session_of_the_page_trains_a_reward_model(store: Store) -> None:

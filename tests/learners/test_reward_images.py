@@ -1,5 +1,7 @@
 """The reward learner on rankings of a real store: images of any size, and gradients that accumulate."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import torch
@@ -50,9 +52,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
+NO_CHECKPOINTS = pathlib.Path("/nonexistent")  # so few updates make none
+
+
 def learner(store: Store, *overrides: str) -> RewardLearner:
     config: Config = load_config("tiny", ["reward.noise=0", "reward.engine.grad_clip=1e9", *overrides])
-    made = RewardLearner(store, config.reward, config.judge, config.run.seed, CPU)
+    made = RewardLearner(store, config.reward, config.judge, NO_CHECKPOINTS, config.run.seed, CPU)
     made.open(RewardOrder(aspect="attribute", round=0, version=0, start_version=None, rankings=("r000-00000",)))
     return made
 

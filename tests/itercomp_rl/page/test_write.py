@@ -106,7 +106,7 @@ def test_a_run_that_has_done_nothing_has_a_report_that_says_so(tmp_path: Path) -
 
 def test_the_verdict_calls_only_gains_beyond_two_errors_gains() -> None:
     def graded(scores: list[float]) -> list[Graded]:
-        return [Graded(prompt=str(i), score=score, passed=False) for i, score in enumerate(scores)]
+        return [Graded(place=i, prompt=str(i), score=score, passed=False) for i, score in enumerate(scores)]
 
     base = {"attribute": graded([0.1, 0.2, 0.3, 0.4]), "spatial": graded([0.1, 0.2, 0.3, 0.4])}
     last = {"attribute": graded([0.5, 0.6, 0.7, 0.9]), "spatial": graded([0.0, 0.6, 0.1, 0.6])}

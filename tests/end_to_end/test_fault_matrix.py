@@ -1,0 +1,164 @@
+"""Any role killed at any moment, in any part of its work: the run ends in the same store and weights, bit for bit.
+
+The real loop, store, models and learners, in one process (tests/one_process.py): what is killed forgets all it held, in
+the middle of a write too. Kills of real processes are in test_kills.py.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from itercomp_rl.plan import Plan
+from itercomp_rl.records import load_rankings
+from itercomp_rl.results import aspects_tree, mean_gain
+from itercomp_rl.schema import Config
+from itercomp_rl.store import weights
+from itercomp_rl.store.retention import collect, verify
+from itercomp_rl.store.store import Store, open_store
+from tests.one_process import DriverKilledError, Kill, OneProcessRun, small_config
+
+ROLES = ("sampler", "judge", "reward_learner", "roller", "policy_learner", "driver")
+MOMENTS = ("evaluation", "gallery", "rewards", "policy", "second round")
+HOWS = ("writing", "after", "before")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def finished(config: Config, store: Store, kills: list[Kill], **options: Any) -> int:
+    """Run, and resume as often as the driver is killed; returns how many lives of the driver it took."""
+    for life in range(1, len(kills) + 2):
+        try:
+            OneProcessRun(config, store, kills=kills, seed=life + options.get("seed", 0), **_without(options)).go()
+        except DriverKilledError:
+            continue
+        return life
+    raise AssertionError("the driver was killed more often than asked")
+
+
+def _without(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "seed"}
+
+
+def outcome(config: Config, store: Store) -> dict[str, Any]:
+    """All that a run leaves: images, rankings, grades and every published weight. Checks the ledger and the store."""
+    plan = Plan(config=config)
+    segments = range(len(plan.segments()))
+    planned = [order.id for r in range(plan.rounds) for i in segments for order in plan.draw_orders(r, i)]
+    assert store.ids("images") == sorted(planned), "each model x prompt x round has one image group"
+    assert store.ids("rankings") == sorted(id_ for r in range(plan.rounds) for id_ in plan.rankings(r))
+    graded = [order.id for model in plan.evaluated() for order in plan.evaluation_orders(model)]
+    assert store.ids("evaluations") == store.ids("grades") == sorted(graded)
+    assert {problem.kind for problem in verify(store)} <= {"orphan"}, "a kill in a write leaves no more than an orphan"
+    collect(store, grace_s=0, now=1e12)
+    assert verify(store) == []
+    found: dict[str, Any] = {}
+    for kind in ("images", "evaluations"):
+        found |= {f"{kind}/{id_}": store.get(kind, id_).arrays["images"] for id_ in store.ids(kind)}
+    for kind in ("rankings", "grades"):
+        found |= {f"{kind}/{id_}": store.get(kind, id_).attrs for id_ in store.ids(kind)}
+    for role in ("policy", *(f"reward-{aspect}" for aspect in config.prompts.aspects)):
+        assert weights.versions(store, role) == [0, 1]
+        found |= {f"{role}/{version}": weights.load(store, role, version) for version in (0, 1)}
+    return found
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, np.ndarray):
+            assert np.array_equal(value, other[key]), key
+        elif isinstance(next(iter(value.values())), torch.Tensor):
+            assert all(torch.equal(tensor, other[key][name]) for name, tensor in value.items()), key
+        else:
+            assert value == other[key], key
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    config = small_config(tmp_path_factory.mktemp("undisturbed"))
+    store = open_store(config.store_url, create=True, durable=False)
+    assert finished(config, store, []) == 1
+    return outcome(config, store)
+
+
+def check(kills: list[Kill], undisturbed: dict[str, Any], folder: Path, **options: Any) -> None:
+    config = small_config(folder)
+    store = open_store(config.store_url, create=True, durable=False)
+    lives = finished(config, store, kills, **options)
+    assert all(kill.done for kill in kills), "a kill never came"
+    assert lives == 1 + sum(kill.role == "driver" for kill in kills)
+    assert_same(outcome(config, store), undisturbed)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_killed_once_in_every_moment_changes_nothing(role: str, undisturbed: dict, tmp_path: Path) -> None:
+    kills = [Kill(role=role, moment=moment, how=HOWS[i % 3], nth=i % 2) for i, moment in enumerate(MOMENTS)]
+    check(kills, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_kill_in_any_moment_and_part_of_the_work_changes_nothing(
+    role: str, moment: str, seed: int, undisturbed: dict, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng([seed, ROLES.index(role), MOMENTS.index(moment)])
+    kill = Kill(role=role, moment=moment, how=HOWS[rng.integers(3)], nth=int(rng.integers(2)))
+    check([kill], undisturbed, tmp_path, seed=seed)
+
+
+@pytest.mark.parametrize("samplers", [4])
+def test_the_number_of_samplers_and_the_order_of_work_do_not_change_the_outcome(
+    samplers: int, undisturbed: dict, tmp_path: Path
+) -> None:
+    check([], undisturbed, tmp_path, samplers=samplers, seed=17)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_images_that_no_sampler_survives(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    plan = Plan(config=config)
+    store = open_store(config.store_url, create=True, durable=False)
+    in_gallery, held_out = plan.gallery_prompts[3], plan.evaluation_orders(plan.policy(0))[0].prompts[0]
+    finished(config, store, [], deadly=[("spatial", in_gallery.id), ("policy-0", held_out.id)])
+    assert store.get("images", "spatial-00000", []).attrs["set_aside"] == [3]
+    for round_ in range(2):
+        for row, (prompt, images, judged) in enumerate(load_rankings(store, plan.rankings_id(round_, 0))):
+            assert ("spatial" in images) == (row != 3)
+            assert {"base", "attribute"} & set(images)
+            named = {model for ranking in judged.values() for place in ranking.ranking.places for model in place}
+            assert named <= set(images), prompt.text
+    graded = store.get("grades", plan.evaluation_orders(plan.policy(0))[0].id).attrs["rows"]
+    assert [bool(row["grades"]) for row in graded] == [False] + [True] * (len(graded) - 1)
+    assert np.isfinite(mean_gain(store, plan, 0)[0])
+    assert {"attribute", "spatial"} <= set(aspects_tree(store, plan))
+    assert weights.versions(store, "policy") == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_policy_learns_beside_its_rewards_and_says_by_which(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "policy.reward_updates_first=1", "policy.max_policy_lag=1", "policy.anchor_every=3")
+    store = open_store(config.store_url, create=True, durable=False)
+    finished(config, store, [])
+    outcome(config, store)
+    early = 0
+    for round_ in range(2):
+        attrs = weights.load_attrs(store, "policy", round_)
+        assert {report["version"] for report in attrs["rewards"].values()} == {round_}
+        steps = [entry["update"] for entry in attrs["learned_by"]]
+        assert steps == sorted(steps) and set(steps) <= set(range(4))
+        reports = [entry[aspect] for entry in attrs["learned_by"] for aspect in config.prompts.aspects]
+        early += sum(report["live_role"] is not None for report in reports)
+        assert all(1 <= report["version"] <= 3 for report in reports if report["live_role"])
+    assert early
