@@ -20,7 +20,16 @@ from actors.sampler import Sampler
 from cluster.launch import StoreLedger
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import WorkerDiedError
-from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
+from itercomp_rl.items import (
+    DrawOrder,
+    MeasureOrder,
+    PolicyOrder,
+    RankOrder,
+    RewardOrder,
+    RewardReport,
+    Rollout,
+    RolloutOrder,
+)
 from itercomp_rl.loop import run_rounds
 from itercomp_rl.orders import Advance
 from itercomp_rl.plan import Plan
@@ -153,10 +162,10 @@ class OneProcessRun:
         self.random, self.moment = random.Random(seed), ""
         checkpoints = config.run_folder / "checkpoints"
         gallery, reward, policy = config.gallery, config.reward, config.policy
-        seed_ = config.run.seed
+        seed_, texts = config.run.seed, self.plan.rolled_prompts
         self.samplers = [Process("sampler", self, lambda s: Sampler(s, gallery, CPU)) for _ in range(samplers)]
         self.judge = Process("judge", self, lambda s: Judge(s, config, CPU))
-        self.roller = Process("roller", self, lambda s: Roller(s, policy, CPU))
+        self.roller = Process("roller", self, lambda s: Roller(s, policy, CPU, texts))
         self.rewards = {
             aspect: Process(
                 "reward_learner", self, lambda s: RewardLearner(s, reward, config.judge, checkpoints, seed_, CPU)
@@ -164,7 +173,7 @@ class OneProcessRun:
             for aspect in config.prompts.aspects
         }
         self.policy = Process(
-            "policy_learner", self, lambda s: PolicyLearner(s, policy, reward.trunk, checkpoints, seed_, CPU)
+            "policy_learner", self, lambda s: PolicyLearner(s, policy, reward.trunk, checkpoints, seed_, CPU, texts)
         )
 
     @property
@@ -215,6 +224,9 @@ class Samplers:
 
     async def draw(self, order: DrawOrder) -> None:
         await _tried("draw", order, self._processes)
+
+    async def measure(self, order: MeasureOrder) -> None:
+        await _tried("measure", order, self._processes)
 
     async def probe(self, order: DrawOrder) -> None:
         await _tried("probe", order, self._processes)

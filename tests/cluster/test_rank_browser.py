@@ -122,7 +122,7 @@ def trained(store: Store) -> RewardReport:
     order = RankOrder(id="r000-00000", round=0, prompts=tuple(prompts), images=images)
     store.put("rankings", order.id, {}, rankings_attrs(order, [{}] * len(prompts)))
     config = load_config("tiny", ["reward.batch=4"])
-    learner = RewardLearner(store, config.reward, config.judge, 0, torch.device("cpu"))
+    learner = RewardLearner(store, config.reward, config.judge, Path("/nonexistent"), 0, torch.device("cpu"))
     learner.open(RewardOrder(aspect="attribute", round=0, version=0, start_version=None, rankings=(order.id,)))
     assert learner.advance(2)["loss"] > 0
     return learner.publish()

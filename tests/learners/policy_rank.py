@@ -63,7 +63,7 @@ def learn(folder: Path, cases: dict[str, list[str]], group: Group) -> dict[str, 
         learner.open(order)
         batches = [rollouts[start : start + 4] for start in range(0, 4 * UPDATES, 4)]
         norms[name] = [learner.update(number, batch)["grad_norm"] for number, batch in enumerate(batches)]
-        learner.publish()
+        learner.publish(order.rewards)
     return norms
 
 

@@ -33,7 +33,7 @@ REFERENCES = {f"{mode}-alone": [*MODES[mode], *ENGINES["plain"]] for mode in MOD
 
 def make_stores(folder: Path) -> None:
     """One for the rollouts, with the base policy, and one for each case, with its reward model."""
-    trunk = load_reward(Path(checkpoint_path("embedded:trunk")))
+    trunk = load_reward(Path(checkpoint_path("embedded:conv_trunk")))
     for name in (*CASES, *REFERENCES):
         store = open_store((folder / name / "store").as_uri(), create=True, durable=False)
         weights.publish(store, "reward-attribute", 0, trunk.state_dict(), {})
