@@ -52,7 +52,8 @@ SETTINGS = (
     *("policy.num_steps=3", "policy.mid_low=1", "policy.mid_high=2", "policy.updates=3", "policy.batch=4"),
     *("policy.rollout_batch=2", "policy.checkpoint_every=1", "policy.pretraining_batch=2"),
     *("policy.engine.kind=plain", "policy.engine.zero_stage=0", "policy.engine.lr=1e-3", "policy.engine.ema=0.5"),
-    *("evaluation.images_per_aspect=2", "evaluation.max_drop=null", "actors.policy_learners.count=1"),
+    *("evaluation.images_per_aspect=2", "evaluation.seen_images_per_aspect=0", "evaluation.denoising_images=4"),
+    *("evaluation.max_drop=null", "actors.policy_learners.count=1"),
 )
 
 

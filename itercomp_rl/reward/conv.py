@@ -92,7 +92,7 @@ class ConvReward(Scorer):
         return {"text": self.text}
 
     def vision_prefix(self, image_preprocessed: Tensor, num_blocks: int) -> Tensor:
-        hidden = image_preprocessed
+        hidden = image_preprocessed.to(self.image_feature.weight.dtype)  # bf16 while it learns in bf16
         for i in range(num_blocks):
             hidden = self.vision[i](hidden)
         return hidden

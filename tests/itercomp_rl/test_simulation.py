@@ -21,6 +21,7 @@ def small(*overrides: str) -> Config:
         "policy.batch=8",
         "policy.rollout_batch=4",
         "evaluation.denoising_images=0",
+        "evaluation.seen_images_per_aspect=0",
         "actors.samplers.count=1",
         "actors.rollers.count=1",
         "actors.reward_learners.count=1",
