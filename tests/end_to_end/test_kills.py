@@ -25,6 +25,7 @@ from itercomp_rl.store.retention import verify
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SETTINGS = (
+    *("prompts.aspects=[attribute,spatial]", "judge.margin=0"),  # so that a few images make pairs
     *("prompts.gallery=24", "gallery.segment=12", "prompts.policy=8", "evaluation.images_per_aspect=2"),
     *("gallery.members.base.num_steps=1", "gallery.members.attribute.num_steps=1", "reward.checkpoint_every=2"),
     *("policy.updates=3", "policy.checkpoint_every=1", "tracking.trackers=[]", "evaluation.max_drop=null"),
