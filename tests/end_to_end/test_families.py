@@ -98,10 +98,6 @@ def check_run(folder: Path, mode: str) -> None:
     assert {"policy/refl_loss", "policy/denoising_loss"} <= names
 
 
-def test_sdxl_learns_an_adapter_under_zero_3_on_two_ranks(tmp_path: Path) -> None:
-    check_run(run_family(tmp_path, "sdxl", "lora", "zero3"), "lora")
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("engine", ENGINES)
