@@ -291,10 +291,19 @@ class PolicyLearnerGroup:
     async def _all(self, method: str, *arguments: Any, is_last: bool = False) -> list[Any]:
         """Through the gate as one: it must not close between two ranks, of which one would then wait for the other."""
         async with nullcontext() if is_last else self._gate.work():
-            calls = (role.call(method, *arguments) for role in self._ranks)
-            found = await asyncio.gather(*calls, return_exceptions=True)
-        failures = [result for result in found if isinstance(result, BaseException)]
-        # A dead rank makes the others fail in their collectives: its death is the reason, theirs are echoes.
-        for failure in sorted(failures, key=lambda failure: not isinstance(failure, WorkerDiedError)):
-            raise failure
-        return found
+            return await _of_all([asyncio.ensure_future(role.call(method, *arguments)) for role in self._ranks])
+
+
+async def _of_all(calls: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """What every rank returns. A rank that died, or came back empty, is the reason at once: the others wait for it."""
+    waiting = set(calls)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if dead := [call for call in done if isinstance(call.exception(), WorkerDiedError)]:
+                return [call.result() for call in dead]  # raises
+        return [call.result() for call in calls]
+    finally:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
