@@ -26,7 +26,8 @@ MOMENTS = ("evaluation", "gallery", "rewards", "policy", "second round")
 HOWS = ("writing", "after", "before")
 
 
-@pytest.fixture(autouse=True)
+# Of the module, so that the run that the others are compared with has one thread too.
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
