@@ -30,8 +30,9 @@ tiny: install  ## a whole run in about a minute, to see every part at work
 doctor: install  ## what this machine has and lacks
 	$(BIN)/itercomp doctor
 
+# Two at a time, a thread each; tests of one file share what is costly to make, so a file stays with one process.
 test: install  ## the fast tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 slow: install  ## the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)

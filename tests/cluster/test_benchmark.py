@@ -104,7 +104,7 @@ def test_the_table_names_what_is_not_comparable_with_n_and_errors(evaluated: tup
         }
     page = (out / "table.html").read_text()
     assert "in place of UniDet" in page and "spatial*" in page
-    assert "not comparable" in output
+    assert "not comparable" in " ".join(output.split())  # wherever the terminal's width breaks the line
 
 
 def test_a_second_model_joins_the_table_and_nothing_is_drawn_again(
