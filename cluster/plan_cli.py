@@ -114,8 +114,7 @@ def counts(plan: "Plan") -> "Table":
         drawn, drawn_mib = images([order for i in segments for order in plan.draw_orders(round_, i)])
         ranked = sum(len(refs) for i in segments for refs in plan.rank_order(round_, i).images)
         models = [plan.policy(round_), *plan.founders(round_), *([plan.policy(-1)] if round_ == 0 else [])]
-        orders = [o for model in models for split in ("test", "train") for o in plan.evaluation_orders(model, split)]
-        held_out, held_out_mib = images(orders)
+        held_out, held_out_mib = images(plan.grading_orders(models))
         sizes = (f"{drawn_mib + held_out_mib:.0f}", f"{weights:.0f}")
         table.add_row(str(round_), str(drawn), str(ranked), rollouts, str(held_out), *sizes)
     return table

@@ -256,9 +256,7 @@ async def evaluate(run: Run, models: list[ModelRef], round_: int) -> None:
 
     Then the policies among them are measured by their denoising loss on held-out pictures.
     """
-    orders = [
-        order for model in models for split in ("test", "train") for order in run.plan.evaluation_orders(model, split)
-    ]
+    orders = run.plan.grading_orders(models)
     measures = [order for model in models for order in run.plan.measure_orders(model)]
     with run.progress.phase("evaluation", len(orders) + len(measures), round_) as advance:
 

@@ -3,7 +3,8 @@
 Everything follows from the config and its seed, so a resumed run plans the same work and finds what is done already.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -229,14 +230,25 @@ class Plan:
         return [self.policy(-1), *gallery, *(self.policy(r) for r in range(self.rounds))]
 
     def evaluation_orders(self, model: ModelRef, split: str = "test") -> list[DrawOrder]:
-        """Held-out images of a model, drawn with the seeds that every model gets."""
+        """Images of a model on a split's prompts, drawn with the seeds that every model gets.
+
+        Training combinations (split "train") are for policies only: to tell what they learned by heart.
+        """
         evaluation = self.config.evaluation
         num = evaluation.images_per_aspect if split == "test" else evaluation.seen_images_per_aspect
-        if not num:
+        base = self.policy(-1)
+        if replace(model, name=base.name) == base:  # the base as a gallery member draws the very same images
+            model = base
+        if not num or (split != "test" and model not in self.policies()):
             return []
         if split not in self._held_out:
             self._held_out[split] = held_out_prompts(self.config.prompts, num, evaluation.seed, split)
         return draw_evaluations(model, self._held_out[split], evaluation.seed, split, self.config.gallery.segment)
+
+    def grading_orders(self, models: Sequence[ModelRef]) -> list[DrawOrder]:
+        """All images that show how good these models are, each order once."""
+        orders = [o for model in models for split in ("test", "train") for o in self.evaluation_orders(model, split)]
+        return list({order.id: order for order in orders}.values())
 
     @cached_property
     def _held_out(self) -> dict[str, list[tuple[Prompt, int]]]:

@@ -60,7 +60,7 @@ def work_of(plan: Plan, times: StageTimes) -> Work:
     config, segments = plan.config, range(len(plan.segments()))
     orders = [[order for i in segments for order in plan.draw_orders(r, i)] for r in range(plan.rounds)]
     images = [sum(len(refs) for i in segments for refs in plan.rank_order(r, i).images) for r in range(plan.rounds)]
-    held_out = [o for model in plan.evaluated() for s in ("test", "train") for o in plan.evaluation_orders(model, s)]
+    held_out = plan.grading_orders(plan.evaluated())
     learning = times.reward_open_s + config.reward.updates * times.reward_update_s + times.reward_publish_s
     versions = plan.rounds if config.reward.refresh else 1
     return Work(

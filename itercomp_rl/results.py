@@ -105,7 +105,7 @@ def aspects_tree(store: Store, plan: Plan, split: str = "test") -> dict[str, Any
     done = {
         name: load_grades(store, plan, ref, split)
         for name, ref in refs.items()
-        if all(store.has("grades", order.id) for order in plan.evaluation_orders(ref, split))
+        if (orders := plan.evaluation_orders(ref, split)) and all(store.has("grades", order.id) for order in orders)
     }
     return aspects_of(done, base, [name for name in rounds if name in done])
 

@@ -55,12 +55,7 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
         draws = [order.id for segment in range(len(plan.segments())) for order in plan.draw_orders(round_, segment)]
         # The base and the founders are evaluated in round 0, each policy at the end of its own.
         models = [*([plan.policy(-1)] if round_ == 0 else []), *plan.founders(round_), plan.policy(round_)]
-        grades = [
-            order.id
-            for model in models
-            for split in ("test", "train")
-            for order in plan.evaluation_orders(model, split)
-        ]
+        grades = [order.id for order in plan.grading_orders(models)]
         is_published = round_ in policies
         total = config.policy.updates
         rounds.append(

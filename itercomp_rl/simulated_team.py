@@ -153,10 +153,7 @@ class SimulatedTeam:
     def _graded(self, segment: str) -> int:
         if segment not in self._segment_sizes:
             self._segment_sizes.update(
-                (order.id, len(order.prompts))
-                for model in self._plan.evaluated()
-                for split in ("test", "train")
-                for order in self._plan.evaluation_orders(model, split)
+                (order.id, len(order.prompts)) for order in self._plan.grading_orders(self._plan.evaluated())
             )
         return self._segment_sizes[segment]
 

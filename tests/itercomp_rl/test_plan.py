@@ -30,7 +30,21 @@ def test_prompts_of_files_are_measured_on_what_the_founders_drew_of_them(tmp_pat
     assert len(order.images) == 35
     for i, (prompt, ref) in enumerate(zip(order.prompts, order.images, strict=True)):
         assert segments[ref.segment].prompts[ref.row] == prompt
-        assert segments[ref.segment].model == plan.founders(0)[i % len(plan.founders(0))]
+        founder = plan.founders(0)[i % len(plan.founders(0))]
+        assert segments[ref.segment].model == (plan.policy(-1) if founder.name == "base" else founder)
+
+
+def test_what_two_models_would_draw_alike_is_drawn_and_graded_once() -> None:
+    plan = Plan(config=load_config("quickstart"))
+    base, member = plan.policy(-1), plan.member("base")
+    assert plan.evaluation_orders(member) == plan.evaluation_orders(base)
+    other = plan.member("generalist")
+    for split, models in (("test", [base, member, other]), ("train", [base, member])):
+        ids = [order.id for order in plan.grading_orders(models) if order.id.startswith(split)]
+        assert len(ids) == len(set(ids)) == sum(len(plan.evaluation_orders(m, split)) for m in (base, other))
+    assert plan.evaluation_orders(other, "train") == []
+    slower = Plan(config=load_config("quickstart", ["gallery.members.base.num_steps=20"]))
+    assert slower.evaluation_orders(slower.member("base")) != slower.evaluation_orders(base)
 
 
 @pytest.mark.parametrize("refresh", [True, False])
