@@ -28,7 +28,7 @@ class Roller:
             dtype=settings.engine.dtype,
             device=device,
             resolution_px=settings.size_px,
-        )
+        ).to_channels_last()
         check_attention("policy.attention", settings.attention, self._policy.dtype, device)
         set_attention(self._policy.trainable, settings.attention)
         self._version: tuple[str, int] | None = None

@@ -135,6 +135,15 @@ class Policy:
         self.pipeline.to(device)
         return self
 
+    def to_channels_last(self) -> Policy:
+        """Keep convolution weights in the order that kernels read fastest; weights loaded later keep it.
+
+        For who only draws: engines and files want tensors in their usual order.
+        """
+        for module in (self.trainable, self.vae):
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
+        return self
+
     def enable_gradient_checkpointing(self) -> None:
         """Recompute activations of network and VAE in the backward pass: slower, far less memory."""
         self.trainable.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue] diffusers ModelMixin

@@ -77,7 +77,7 @@ class Backbones:
         return len(self._kept)
 
     def _load(self, model: ModelRef, dtype: str) -> Policy:
-        policy = load_policy(checkpoint_path(model.checkpoint), dtype=dtype, device=self.device)
+        policy = load_policy(checkpoint_path(model.checkpoint), dtype=dtype, device=self.device).to_channels_last()
         if model.role is not None and model.version is not None:
             load_published(policy, self._store, model.role, model.version)
         check_attention("gallery.attention", self._attention, policy.dtype, self.device)
