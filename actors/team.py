@@ -236,7 +236,7 @@ class RemoteRewardLearner:
 
 
 class PolicyLearnerGroup:
-    """Satisfies roles.PolicyLearner: every call goes to all ranks at once; if one dies, all are rebuilt."""
+    """Satisfies roles.PolicyLearner: calls go to all ranks at once; if one dies, all are rebuilt."""
 
     def __init__(self, ranks: Sequence[RemoteRole], backend: str, timeout_s: float, gate: Gate) -> None:
         self._ranks, self._backend, self._timeout_s, self._gate = ranks, backend, timeout_s, gate
@@ -267,7 +267,8 @@ class PolicyLearnerGroup:
         return (await self._all("open", order))[0]
 
     async def update(self, number: int, rollouts: Sequence[Rollout]) -> Mapping[str, float]:
-        found = await self._all("update", number, list(rollouts))
+        num = len(self._ranks)
+        found = await self._each("update", [(number, list(rollouts[rank::num]), len(rollouts)) for rank in range(num)])
         names = dict.fromkeys(name for metrics in found for name in metrics)
         return {name: fmean(metrics[name] for metrics in found if name in metrics) for name in names}
 
@@ -289,9 +290,17 @@ class PolicyLearnerGroup:
         await self.join()
 
     async def _all(self, method: str, *arguments: Any, is_last: bool = False) -> list[Any]:
+        return await self._each(method, [arguments] * len(self._ranks), is_last=is_last)
+
+    async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], *, is_last: bool = False) -> list[Any]:
         """Through the gate as one: it must not close between two ranks, of which one would then wait for the other."""
         async with nullcontext() if is_last else self._gate.work():
-            return await _of_all([asyncio.ensure_future(role.call(method, *arguments)) for role in self._ranks])
+            return await _of_all(
+                [
+                    asyncio.ensure_future(role.call(method, *own))
+                    for role, own in zip(self._ranks, arguments, strict=True)
+                ]
+            )
 
 
 async def _of_all(calls: Sequence[asyncio.Future[Any]]) -> list[Any]:

@@ -162,7 +162,7 @@ def measured_times(folder: Path, plan: Plan) -> StageTimes:
         reward_update_s=_mean(work, "reward_learner.advance"),
         reward_publish_s=_mean(work, "reward_learner.publish"),
         roll_s=_mean(work, "roller.roll"),
-        learn_rollout_s=_mean(work, "policy_learner.update") * plan.config.actors.policy_learners.count,
+        learn_rollout_s=_mean(work, "policy_learner.update"),
         policy_open_s=_mean(work, "policy_learner.open"),
         policy_publish_s=_mean(work, "policy_learner.publish"),
     )

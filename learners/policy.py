@@ -108,16 +108,18 @@ class PolicyLearner:
         )
         task.learned_by.append({"update": task.engine.updates, **{a: asdict(r) for a, r in reports.items()}})
 
-    def update(self, number: int, rollouts: Sequence[Rollout]) -> dict[str, float]:
-        """One gradient update from this rank's share of the rollouts of a batch; publishes live version number + 1."""
+    def update(self, number: int, rollouts: Sequence[Rollout], num_rollouts: int | None = None) -> dict[str, float]:
+        """One gradient update from this rank's rollouts, out of num_rollouts of all ranks (None: there is no other).
+
+        Publishes live version number + 1.
+        """
         task = self._opened()
         if number != task.engine.updates:
             raise CheckpointError(f"update {number} was asked for, the learner stands at {task.engine.updates}")
-        mine = rollouts[self._group.rank :: self._group.world_size]
         found: list[dict[str, float]] = []
-        for rollout in mine:
-            for loss, metrics in self._losses(task, rollout, len(rollouts)):
-                task.engine.backward(loss / len(mine))
+        for rollout in rollouts:
+            for loss, metrics in self._losses(task, rollout, num_rollouts or len(rollouts)):
+                task.engine.backward(loss / len(rollouts))
                 found.append(metrics)
         stepped = task.engine.step()
         self._publish_live(task)

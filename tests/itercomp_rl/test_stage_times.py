@@ -58,7 +58,7 @@ def test_what_a_run_counted_gives_its_mean_times(tmp_path: Path) -> None:
     work.add("reward_learner", "open", (order,), 5.0)
     work.add("reward_learner", "advance", (10,), 20.0)
     work.add("roller", "roll", (plan.rollout_order(0, 0, ("live", 0)),), 4.0)
-    work.add("policy_learner", "update", (0, [None, None]), 3.0)  # of two ranks, one rollout each
+    work.add("policy_learner", "update", (0, [None], 2), 3.0)  # one of two ranks
     work.save(tmp_path / FILE)
     times = measured_times(tmp_path, plan)
     assert times.draw_image_s == {"default": 210 / 90, "base": 3.0, "attribute": 1.0}

@@ -62,7 +62,8 @@ def learn(folder: Path, cases: dict[str, list[str]], group: Group) -> dict[str, 
         learner.join(group)
         learner.open(order)
         batches = [rollouts[start : start + 4] for start in range(0, 4 * UPDATES, 4)]
-        norms[name] = [learner.update(number, batch)["grad_norm"] for number, batch in enumerate(batches)]
+        shares = [batch[group.rank :: group.world_size] for batch in batches]
+        norms[name] = [learner.update(number, share, 4)["grad_norm"] for number, share in enumerate(shares)]
         learner.publish(order.rewards)
     return norms
 
