@@ -41,8 +41,8 @@ class WorkerSpec:
 class Worker:
     """Lives in its own process; builds each role on its first call, so that a restarted process is whole again."""
 
-    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[str] = ()) -> None:
-        """prompts: the texts that rollouts will name, for rollers and policy learners."""
+    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[Any] = ()) -> None:
+        """prompts: Ray's references to the texts that rollouts will name, for rollers and policy learners."""
         import torch  # here, not above: the driver imports this file and needs no torch
 
         from itercomp_rl.store.store import open_store
@@ -58,7 +58,7 @@ class Worker:
         if device == "auto":
             device = "cuda" if spec.gpus and torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
-        self._spec, self._config, self._prompts = spec, config, prompts
+        self._spec, self._config, self._prompt_refs = spec, config, prompts
         self._store = open_store(config.store_url, durable=config.store.durable)
         self._roles: dict[str, Any] = {}
         self._meter, self._times = ProcessMeter(spec.label), WorkTimes()
@@ -107,7 +107,7 @@ class Worker:
         """A roller."""
         from actors.roller import Roller
 
-        return Roller(self._store, self._config.policy, self._device, self._prompts)
+        return Roller(self._store, self._config.policy, self._device, self._prompts())
 
     def make_reward_learner(self) -> Any:
         """One aspect's reward learner."""
@@ -130,8 +130,13 @@ class Worker:
             checkpoints,
             config.run.seed,
             self._device,
-            self._prompts,
+            self._prompts(),
         )
+
+    def _prompts(self) -> list[str]:
+        import ray
+
+        return [text for texts in ray.get(list(self._prompt_refs)) for text in texts]
 
 
 MAKERS: dict[str, Callable[[Worker], Any]] = {

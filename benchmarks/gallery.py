@@ -24,7 +24,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from actors.worker import RoleSpec, Worker, WorkerHandle, WorkerSpec
-from cluster.launch import MALLOC, cluster, versions
+from cluster.launch import versions
+from cluster.processes import MALLOC, cluster
 from itercomp_rl.config import load_config
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt

@@ -29,8 +29,9 @@ from actors.metered import keep_status, metered
 from actors.telemetry import ProcessMeter, RunMeter
 from actors.timing import keep_times
 from actors.worker import Worker, WorkerHandle, WorkerSpec
-from cluster.launch import StoreLedger, cluster, make_team, places, start_workers
+from cluster.launch import StoreLedger
 from cluster.placement import role_names, role_sizes, workers
+from cluster.processes import cluster, make_team, places, start_workers
 from itercomp_rl.config import load_config
 from itercomp_rl.items import DrawOrder, PolicyOrder, RankOrder, RewardOrder, RewardReport, Rollout, RolloutOrder
 from itercomp_rl.loop import Advance, run_rounds
@@ -49,8 +50,8 @@ TIMES = StageTimes(
 class SleepingWorker(Worker):
     """The real process around roles that sleep."""
 
-    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[str] = ()) -> None:
-        self._spec, self._config, self._prompts = spec, config, prompts
+    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[Any] = ()) -> None:
+        self._spec, self._config, self._prompt_refs = spec, config, prompts
         self._meter, self._times = ProcessMeter(spec.label), WorkTimes()
         self._roles = {}
         if (Path(config.run.dir) / CURRENT).exists():
@@ -157,8 +158,8 @@ class PolicyLearner:
         self._publish(done)
         return done
 
-    def update(self, number: int, rollouts: Sequence[Rollout]) -> Mapping[str, float]:
-        time.sleep(self._place.times.update_s(len(rollouts), self._ranks))
+    def update(self, number: int, rollouts: Sequence[Rollout], num_rollouts: int) -> Mapping[str, float]:
+        time.sleep(self._place.times.update_s(num_rollouts, self._ranks))
         self._publish(number + 1)
         if self._rank == 0:
             (self._place.folder / f"checkpoint-{number}").touch()

@@ -12,7 +12,8 @@ import torch
 from rich.table import Table
 
 from cluster.drawers import by_actors, here
-from cluster.launch import cluster, versions, write_json
+from cluster.launch import versions
+from cluster.processes import cluster
 from cluster.run_folder import load_run
 from itercomp_rl.diffusion.checkpoint import check_drawing
 from itercomp_rl.errors import ConfigError
@@ -184,9 +185,16 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        _write_json(path, settings)
     except OSError as error:
         raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    """In one piece or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)
 
 
 def _draw(job: Job, config: Config, name: str, draw: Drawer, samples: dict[str, list[Sample]]) -> None:

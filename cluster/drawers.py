@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.worker import RoleSpec, WorkerHandle, WorkerSpec
-from cluster.launch import places, start_workers
+from cluster.processes import places, start_workers
 from itercomp_rl.errors import WorkerDiedError
 from itercomp_rl.evaluation.benchmark import Drawer, Group
 from itercomp_rl.gallery.gallery import Gallery

@@ -60,7 +60,7 @@ def evaluate() -> None:
 def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num: int, as_json: bool) -> None:
     """Measure every version of RUN anew, on a split or on your own prompts."""
     from cluster.again import evaluate_run as measure
-    from cluster.launch import load_run
+    from cluster.run_folder import load_run
 
     config, store = load_run(run_folder)
     aspects = measure(config, store, split=split, file=file, seed=seed, num=num)

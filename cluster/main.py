@@ -120,7 +120,7 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
 @click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; default: report.html in the run.")
 def report(run_folder: str, out: Path | None) -> None:
     """Write the report of RUN, finished or not: one HTML file that needs no network."""
-    from cluster.launch import load_run
+    from cluster.run_folder import load_run
     from itercomp_rl.page.write import write_report
     from itercomp_rl.plan import Plan
 
@@ -143,7 +143,7 @@ def generate(
 ) -> None:
     """Draw PROMPT with a version of a run."""
     from cluster.again import generate_image
-    from cluster.launch import load_run
+    from cluster.run_folder import load_run
 
     config, store = load_run(run_folder)
     path = generate_image(
@@ -169,7 +169,7 @@ def export(
 ) -> None:
     """Write a version of RUN as folders that diffusers and transformers load, with a model card."""
     from cluster.export import export_run
-    from cluster.launch import load_run
+    from cluster.run_folder import load_run
     from itercomp_rl.model_card import Licence
 
     config, store = load_run(run_folder)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cluster.launch import load_run
 from cluster.rank_page import serve
+from cluster.run_folder import load_run
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.rank_page.export import export, judge_said, people_said

@@ -1,10 +1,10 @@
-"""A run folder that is there: its settings and its store. Needs neither Ray nor torch."""
+"""A run folder: made, or found with its settings and its store. Needs neither Ray nor torch."""
 
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from itercomp_rl.config import config_from
+from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.schema import Config
 from itercomp_rl.store.store import Store, open_store
@@ -28,3 +28,37 @@ def load_run(run_: str | Path) -> tuple[Config, Store]:
 def load_store(run_or_url: str) -> Store:
     """The store of a run, or the one at a URL. Raises: ConfigError, StoreError."""
     return open_store(run_or_url) if "://" in run_or_url else load_run(run_or_url)[1]
+
+
+def prepare_folder(config: Config, *, resume: bool) -> Path:
+    """The run folder with its config in it; an existing run is only continued with `resume` and the same config.
+
+    Raises: ConfigError if the folder holds a run and `resume` is off, or the config differs in more than its actors.
+    """
+    folder = config.run_folder
+    file = folder / "config.yaml"
+    if file.exists():
+        if not resume:
+            raise ConfigError(
+                f"run.name is {config.run.name!r}, and {folder} holds such a run: continue it with --resume, "
+                "or choose another run.name"
+            )
+        old = config_from(OmegaConf.to_container(OmegaConf.load(file)))
+        differing = [
+            key for key, value in to_tree(config).items() if value != to_tree(old)[key] and key not in _MAY_CHANGE
+        ]
+        if differing:
+            raise ConfigError(
+                f"--resume with another {', '.join(differing)}: a run keeps its settings; give the old ones ({file}), "
+                "or start a new run under another run.name"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".rayignore").write_text("*\n", encoding="utf-8")  # runs never travel with a job's working folder
+        OmegaConf.save(OmegaConf.create(to_tree(config)), file)
+    except OSError as error:
+        raise ConfigError(f"run.dir is {config.run.dir!r}: {folder} cannot be written ({error})") from error
+    return folder
+
+
+_MAY_CHANGE = ("actors", "tracking", "store")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster.launch import prepare_folder
+from cluster.run_folder import prepare_folder
 from itercomp_rl.config import load_config
 from itercomp_rl.items import DrawOrder, RewardReport
 from itercomp_rl.plan import Plan

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch import check_models
+from cluster.checks import check_models
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import CheckpointError
 from tests.checkpoints import make_flux, make_pixart, make_sdxl

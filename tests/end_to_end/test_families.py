@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.launch import load_run
+from cluster.run_folder import load_run
 from itercomp_rl.store import weights
 from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 

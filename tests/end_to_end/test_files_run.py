@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.launch import load_run
+from cluster.run_folder import load_run
 from itercomp_rl.records import load_rankings
 from tests.end_to_end.test_tiny_run import itercomp
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from actors.worker import RoleSpec, WorkerSpec
-from cluster.launch import cluster, places, start_workers
+from cluster.processes import cluster, places, start_workers
 from itercomp_rl.config import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.gallery.gallery import Gallery

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 
-from cluster.launch import load_run
+from cluster.run_folder import load_run
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import verify
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cluster.launch import load_run
+from cluster.run_folder import load_run
 from itercomp_rl.plan import Plan
 from itercomp_rl.stage_times import measured_times
 from itercomp_rl.store import weights

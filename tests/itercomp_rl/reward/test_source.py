@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.launch import check_models
+from cluster.checks import check_models
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.reward.checkpoint import export_reward, save_reward

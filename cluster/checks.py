@@ -1,0 +1,54 @@
+"""What must hold of a config's models and rank files before any process starts."""
+
+import logging
+from collections.abc import Sequence
+
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
+from itercomp_rl.errors import CheckpointError
+from itercomp_rl.items import Prompt
+from itercomp_rl.judges.rank_files import check_coverage, load_ranks
+from itercomp_rl.models import checkpoint_path
+from itercomp_rl.reward.source import check_reward_source
+from itercomp_rl.rules import PLANNED, is_rank_file
+from itercomp_rl.schema import POLICY, Config
+
+log = logging.getLogger(__name__)
+
+# Pipelines that a planned system can draw with.
+_CARRIERS = {
+    "rpg": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "omost": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    "lmd": ("StableDiffusionPipeline", *GALLERY_ONLY),
+    "instance_diffusion": ("StableDiffusionPipeline", *GALLERY_ONLY),
+}
+
+
+def check_models(config: Config) -> None:
+    """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
+    pipeline = check_checkpoint(checkpoint_path(config.policy.model))
+    if pipeline in GALLERY_ONLY:
+        raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
+    for name, member in config.gallery.members.items():
+        checkpoint = config.policy.model if member.model == POLICY else member.model
+        found = (check_checkpoint if member.system in PLANNED else check_drawing)(checkpoint_path(checkpoint))
+        if member.system in PLANNED and found not in _CARRIERS[member.system]:
+            kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"
+            raise CheckpointError(
+                f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an SD1.x "
+                f"or {kinds} checkpoint"
+            )
+    check_sampler(pipeline, config.policy.sampler)
+    check_reward_source("reward.trunk", config.reward.trunk)
+    if "reward" in (config.judge.first_round, config.evaluation.judge):
+        for aspect, source in config.judge.reward_models.items():
+            check_reward_source(f"judge.reward_models.{aspect}", source)
+
+
+def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:
+    """Raises: ConfigError if the first round's ranks come from files that are wrong or rank none of the prompts."""
+    source = config.judge.first_round
+    if not is_rank_file(source):
+        return
+    ranks = load_ranks(source, config.prompts.aspects, list(config.gallery.members))
+    for aspect, count in check_coverage(source, ranks, prompts, config.prompts.aspects).items():
+        log.info("%s: %d of %d gallery prompts are ranked", aspect, count, len(prompts))
