@@ -42,7 +42,7 @@ lint: install  ## format, lint and types
 
 check: lint test  ## lint and the fast tests
 
-docs: install  ## build the documentation into docs/_site
+docs: install  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-serve: install  ## show the documentation while you write it
@@ -55,4 +55,4 @@ format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis docs/_site
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis site

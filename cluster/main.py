@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ class Reasons(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def main(verbose: bool) -> None:
     """IterComp: align a text-to-image model with a gallery of models, in a closed loop."""
+    # The libraries' remarks on what is not installed, and bars in a file, say nothing about a run.
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     handler = None
     if sys.stderr.isatty():
         from rich.logging import RichHandler

@@ -62,7 +62,7 @@ def test_a_sequential_round_takes_what_a_hand_works_out() -> None:
     found = simulate(plan, times, alone(config))
     images = held_out(plan)
     seconds = {span.phase + str(i): span.ended - span.began for i, span in enumerate(found.phases)}
-    assert seconds["evaluation0"] == pytest.approx(images * (2 + 2 * 1))  # the base, which is a member too, and two more
+    assert seconds["evaluation0"] == pytest.approx(images * (2 + 2 * 1))  # the base, a member too, and two more
     # two segments of 30 prompts by three members: the second one's images are there at 180, ranked 90 images later
     assert seconds["gallery1"] == pytest.approx(180 + 9)
     assert seconds["rewards2"] == pytest.approx(3 * (5 + 6 * 2 + 1))  # three aspects in one process
