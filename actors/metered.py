@@ -94,6 +94,10 @@ class MeteredRewardLearner:
         with self._meter.order("reward_learner"):
             return await self._inner.open(order)
 
+    async def add(self, rankings: tuple[str, ...]) -> None:
+        with self._meter.order("reward_learner"):
+            await self._inner.add(rankings)
+
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         with self._meter.order("reward_learner"):
             return await self._inner.advance(num_updates)

@@ -218,6 +218,9 @@ class RemoteRewardLearner:
         await self._role.back()
         return await self._call("open", order)
 
+    async def add(self, rankings: tuple[str, ...]) -> None:
+        await self._call("add", rankings)
+
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         return await self._call("advance", num_updates)
 

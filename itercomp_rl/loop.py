@@ -8,9 +8,10 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from itercomp_rl.arrivals import Arrivals
 from itercomp_rl.divergence import check_collapse, last_good, trusted
 from itercomp_rl.errors import DivergedError
 from itercomp_rl.items import DrawOrder, MeasureOrder, ModelRef, PolicyOrder, RewardOrder, RewardReport, Rollout
@@ -72,15 +73,29 @@ async def run_rounds(plan: Plan, team: Team, ledger: Ledger, progress: Progress)
         async with asyncio.TaskGroup() as ahead:
             await evaluate(run, [plan.policy(-1), *plan.founders(0)], 0)
             for round_ in range(plan.rounds):
-                await fill_gallery(run, round_)
-                ahead.create_task(draw_ahead(run, round_))
-                await learn(run, round_)
+                await draw_and_learn(run, round_, ahead)
                 joined = plan.founders(round_) if round_ else []
                 await evaluate(run, [*joined, plan.policy(round_)], round_)
                 check_collapse(plan, ledger.gain_over_base(round_), round_)
 
 
-async def fill_gallery(run: Run, round_: int) -> None:
+async def draw_and_learn(run: Run, round_: int, ahead: asyncio.TaskGroup) -> None:
+    """The gallery, then what is learned from it; or reward models that learn while its images are still ranked."""
+    ranked = Arrivals(run.plan.rankings(round_))
+
+    async def fill() -> None:
+        await fill_gallery(run, round_, ranked)
+        ahead.create_task(draw_ahead(run, round_))
+
+    with one_reason():
+        async with asyncio.TaskGroup() as group:
+            filled = group.create_task(fill())
+            first = run.plan.config.reward.rankings_first
+            await (filled if first == ALL else ranked.reach(int(first)))
+            await learn(run, round_, ranked)
+
+
+async def fill_gallery(run: Run, round_: int, ranked: Arrivals) -> None:
     """The round's newcomers draw every gallery prompt; a segment is ranked as soon as its images are there."""
     plan, orders = run.plan, run.orders
     segments = range(len(plan.segments()))
@@ -90,6 +105,7 @@ async def fill_gallery(run: Run, round_: int) -> None:
             await together(draw(run, order, advance) for order in plan.draw_orders(round_, segment))
             order = plan.rank_order(round_, segment)
             await orders.once("rankings", order.id, lambda: run.team.judge.rank(order), advance)
+            await ranked.put(order.id)
 
         await together(fill(segment) for segment in segments)
 
@@ -114,20 +130,21 @@ async def draw_ahead(run: Run, round_: int) -> None:
     await together(draw_one(order) for order in plan.ahead_orders(round_))
 
 
-async def learn(run: Run, round_: int) -> None:
+async def learn(run: Run, round_: int, ranked: Arrivals) -> None:
     """Rewards, then the policy; or the policy from the first usable rewards on, while those learn further."""
     board = RewardBoard(run.team.reward_learners)
     with one_reason():
         async with asyncio.TaskGroup() as group:
-            rewards = group.create_task(learn_rewards(run, board, round_))
+            rewards = group.create_task(learn_rewards(run, board, round_, ranked))
             if run.plan.config.policy.reward_updates_first == ALL:
                 await rewards
             if not run.ledger.has_policy(round_):
                 await board.complete()
+                await ranked.complete()  # it learns from the gallery's images too
                 await learn_policy(run, board, round_)
 
 
-async def learn_rewards(run: Run, board: RewardBoard, round_: int) -> None:
+async def learn_rewards(run: Run, board: RewardBoard, round_: int, ranked: Arrivals) -> None:
     """Every aspect's reward model learns the round's pairs; untrusted ones stop the run or get weight 0, by config."""
     plan, learners = run.plan, run.team.reward_learners
     config, version = plan.config.reward, plan.reward_version(round_)
@@ -143,9 +160,9 @@ async def learn_rewards(run: Run, board: RewardBoard, round_: int) -> None:
                 round=round_,
                 version=version,
                 start_version=version - 1 if version > 0 else None,
-                rankings=plan.rankings(round_),
+                rankings=(),
             )
-            work = RewardWork(order=order, plan=plan, board=board, advance=advance)
+            work = RewardWork(order=order, plan=plan, board=board, ranked=ranked, advance=advance)
             return await again(plan.config.actors.max_retries, lambda: _learn_reward(learners[aspect], work))
 
         await together(learn_one(aspect) for aspect in learners)
@@ -153,22 +170,33 @@ async def learn_rewards(run: Run, board: RewardBoard, round_: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardWork:
-    """One aspect's learning in one round."""
+    """One aspect's learning in one round; the order's rankings are those that are there when it begins."""
 
     order: RewardOrder
     plan: Plan
     board: RewardBoard
+    ranked: Arrivals
     advance: Advance
 
 
 async def _learn_reward(learner: RewardLearner, work: RewardWork) -> RewardReport:
-    order, config = work.order, work.plan.config.reward
+    config, ranked = work.plan.config.reward, work.ranked
+    order = replace(work.order, rankings=ranked.there())
+    seen = set(order.rankings)
     stops = work.plan.reward_stops
     live_role = f"live-reward-{order.aspect}-{secrets.token_hex(4)}"
     done = await learner.open(order)
     work.advance(done, {})
+
+    async def take_in() -> None:
+        if new := tuple(id_ for id_ in ranked.there() if id_ not in seen):
+            await learner.add(new)
+            seen.update(new)
+
     while done < config.updates:
         num = min(REWARD_SLICE, *(stop - done for stop in stops if stop > done))
+        await ranked.reach_share(done + num, config.updates)  # updates are spread over the pairs that are to come
+        await take_in()
         metrics = await learner.advance(num)
         done += num
         work.advance(num, {f"reward/{order.aspect}_{name}": value for name, value in metrics.items()})
@@ -177,6 +205,8 @@ async def _learn_reward(learner: RewardLearner, work: RewardWork) -> RewardRepor
             work.advance(0, {f"reward/{order.aspect}_early_accuracy": early.accuracy})
             if early.accuracy >= config.min_accuracy:
                 work.board.put(early)
+    await ranked.complete()
+    await take_in()
     report = await learner.publish()
     work.advance(0, {f"reward/{order.aspect}_held_out_accuracy": report.accuracy})
     return report
@@ -254,7 +284,7 @@ async def _learn_policy(run: Run, order: PolicyOrder, board: RewardBoard) -> Non
 async def evaluate(run: Run, models: list[ModelRef], round_: int) -> None:
     """Models draw the held-out prompts (and seen ones, if configured), all with the same seeds, and are graded.
 
-    Then the policies among them are measured by their denoising loss on held-out pictures.
+    The policies among them are measured by their denoising loss on held-out pictures, last where founders draw those.
     """
     orders = run.plan.grading_orders(models)
     measures = [order for model in models for order in run.plan.measure_orders(model)]
@@ -267,5 +297,6 @@ async def evaluate(run: Run, models: list[ModelRef], round_: int) -> None:
         async def measure(order: MeasureOrder) -> None:
             await run.orders.once("losses", order.id, lambda: run.team.sampler.measure(order), advance)
 
-        await together(grade(order) for order in orders)
-        await together(measure(order) for order in measures)
+        ready = [measure(order) for order in measures if not order.images]
+        await together([*(grade(order) for order in orders), *ready])
+        await together(measure(order) for order in measures if order.images)

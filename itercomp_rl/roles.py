@@ -51,6 +51,10 @@ class RewardLearner(Protocol):
         """Load the model, the pairs and the newest checkpoint of this order; returns the updates already made."""
         ...
 
+    async def add(self, rankings: tuple[str, ...]) -> None:
+        """Learn from, and measure on, the pairs of these rankings too."""
+        ...
+
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         """Make gradient updates; metrics are means over them."""
         ...

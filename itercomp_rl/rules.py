@@ -146,6 +146,14 @@ def _learning(config: Config) -> None:
         first,
         f"must be all, or a number from 1 to reward.updates ({updates})",
     )
+    begin, segments = config.reward.rankings_first, math.ceil(config.prompts.gallery / config.gallery.segment)
+    _require(
+        begin == ALL or (begin.isdecimal() and 1 <= int(begin) <= segments),
+        "reward.rankings_first",
+        begin,
+        f"must be all, or a number from 1 to the segments of a round ({segments}, by prompts.gallery and "
+        "gallery.segment)",
+    )
     _require(
         drop is None or (drop >= 0 and math.isfinite(drop)), "evaluation.max_drop", drop, "must be 0 or more, or null"
     )

@@ -128,6 +128,7 @@ class EngineConfig:
 @dataclass(frozen=True, kw_only=True)
 class RewardLearningConfig:
     trunk: str
+    rankings_first: str
     fix_rate: float
     updates: int
     batch: int

@@ -245,6 +245,9 @@ class _RewardLearner:
         await self._team.reward(self._aspect, self._team._times.reward_publish_s)
         return self._report()
 
+    async def add(self, rankings: tuple[str, ...]) -> None:
+        """Pairs are read in no time."""
+
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         await self._team.reward(self._aspect, num_updates * self._team._times.reward_update_s)
         return {}

@@ -99,6 +99,8 @@ class PolicyLearner:
             )
         trusted = {aspect: report for aspect, report in reports.items() if report.weight > 0}
         task.rewards = load_reported(self._store, self._trunk, trusted, self._device) if trusted else None
+        if task.rewards is not None:
+            task.rewards.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
         task.feedback = Feedback(
             weights={aspect: report.weight for aspect, report in trusted.items()},
             target=settings.target,
@@ -163,7 +165,7 @@ class PolicyLearner:
             dtype=settings.engine.dtype,
             device=self._device,
             resolution_px=settings.size_px,
-        )
+        ).to_channels_last(but_trainable=True)
         check_attention("policy.attention", settings.attention, policy.dtype, self._device)
         if order.start_version is not None:
             load_published(policy, self._store, POLICY, order.start_version)

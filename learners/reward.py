@@ -19,7 +19,7 @@ from itercomp_rl.records import ImageReader, draw_rows, load_pairs, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
-from itercomp_rl.schema import EngineConfig, JudgeConfig, RewardLearningConfig
+from itercomp_rl.schema import ALL, EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
@@ -67,25 +67,13 @@ class RewardLearner:
 
         Raises: DivergedError if there is no pair to learn from, or none to measure with.
         """
-        held_out = self._settings.held_out
-        judged = load_pairs(
-            self._store,
-            order.rankings,
-            order.aspect,
-            margin=self._judge.margin,
-            flip=self._judge.flip,
-            held_out=held_out,
-            seed=self._seed,
-        )
-        said = people.load_pairs(self._store, order.rankings, order.aspect, held_out=held_out, seed=self._seed)
-        weights_ = self._judge.pair_weights
-        self._train, self._held_out = (
-            weighted([(pairs, weights_.judge), (own, weights_.people)]) for pairs, own in zip(judged, said, strict=True)
-        )
+        self._rankings = list(order.rankings)
+        self._train, self._held_out = self._pairs(order.aspect, order.rankings)
         if not self._train or not self._held_out:
             raise DivergedError(
                 f"the {order.aspect} aspect has {len(self._train)} pairs to learn from and {len(self._held_out)} held "
                 "out: give it more prompts (prompts.gallery), a smaller judge.margin or a larger reward.held_out"
+                + ("" if self._settings.rankings_first == ALL else ", or begin with more (reward.rankings_first)")
             )
         model = load_any_reward(self._settings.trunk)
         if order.start_version is not None:
@@ -99,6 +87,33 @@ class RewardLearner:
         if newest := newest_checkpoint(self._checkpoints, self._stem(order)):
             load_checkpoint(self._engine, newest)
         return self._engine.updates
+
+    def add(self, rankings: Sequence[str]) -> None:
+        """Learn from, and measure on, the pairs of these rankings too."""
+        order, _, _ = self._opened()
+        train, held_out = self._pairs(order.aspect, rankings)
+        self._rankings += rankings
+        self._train += train
+        self._held_out += held_out
+
+    def _pairs(self, aspect: str, rankings: Sequence[str]) -> tuple[list[PairRef], list[PairRef]]:
+        """Pairs to learn from and held-out ones, of judges and people."""
+        held_out = self._settings.held_out
+        judged = load_pairs(
+            self._store,
+            rankings,
+            aspect,
+            margin=self._judge.margin,
+            flip=self._judge.flip,
+            held_out=held_out,
+            seed=self._seed,
+        )
+        said = people.load_pairs(self._store, rankings, aspect, held_out=held_out, seed=self._seed)
+        weights_ = self._judge.pair_weights
+        train, kept = (
+            weighted([(pairs, weights_.judge), (own, weights_.people)]) for pairs, own in zip(judged, said, strict=True)
+        )
+        return train, kept
 
     def advance(self, num_updates: int) -> dict[str, float]:
         """Gradient updates; returns means of loss (nats) and accuracy over them."""
@@ -176,7 +191,7 @@ class RewardLearner:
                 "report": asdict(report),
                 "round": order.round,
                 "base": order.start_version,
-                "rankings": list(order.rankings),
+                "rankings": self._rankings,
             }
             weights.publish(self._store, role, version, model.state_dict(), attrs)
         return report

@@ -274,6 +274,9 @@ class OneRewardLearner:
     async def open(self, order: RewardOrder) -> int:
         return await self._process.call("open", order)
 
+    async def add(self, rankings: tuple[str, ...]) -> None:
+        await self._process.call("add", rankings)
+
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         return await self._process.call("advance", num_updates)
 

@@ -135,12 +135,12 @@ class Policy:
         self.pipeline.to(device)
         return self
 
-    def to_channels_last(self) -> Policy:
+    def to_channels_last(self, *, but_trainable: bool = False) -> Policy:
         """Keep convolution weights in the order that kernels read fastest; weights loaded later keep it.
 
-        For who only draws: engines and files want tensors in their usual order.
+        but_trainable: for learners, whose engine and files want what learns in the usual order.
         """
-        for module in (self.trainable, self.vae):
+        for module in (self.vae,) if but_trainable else (self.vae, self.trainable):
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
         return self
 

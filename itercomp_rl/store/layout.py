@@ -18,7 +18,7 @@ import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -197,7 +197,9 @@ def unseal(name: str, key: str, data: bytes) -> dict[str, Any]:
 
 def encode_commit(commit: Commit) -> bytes:
     """Bytes of a marker."""
-    return seal("commit", asdict(commit))
+    # Not asdict of all: it would copy an index of a thousand tensors, twice per version.
+    body = {field.name: getattr(commit, field.name) for field in fields(commit)}
+    return seal("commit", body | {"arrays": {name: asdict(info) for name, info in commit.arrays.items()}})
 
 
 def decode_commit(marker: str, data: bytes) -> Commit:

@@ -149,7 +149,8 @@ def test_a_run_goes_on_without_images_that_no_sampler_survives(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_policy_learns_beside_its_rewards_and_says_by_which(tmp_path: Path) -> None:
-    config = small_config(tmp_path, "policy.reward_updates_first=1", "policy.max_policy_lag=1", "policy.anchor_every=3")
+    early_on = ("reward.rankings_first=1", "policy.reward_updates_first=1")
+    config = small_config(tmp_path, *early_on, "policy.max_policy_lag=1", "policy.anchor_every=3")
     store = open_store(config.store_url, create=True, durable=False)
     finished(config, store, [])
     outcome(config, store)

@@ -50,6 +50,8 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("judge.rule=random", "must be one of official_fixed"),
         ("prompts.source=files", "prompts.train_file"),
         ("judge.first_round=nobody", "or rank files: a path that ends in .json, .csv or"),
+        ("reward.rankings_first=0", "must be all, or a number from 1 to the segments of a round"),
+        ("reward.rankings_first=most", "must be all, or a number from 1 to the segments of a round"),
         ("judge.later_rounds=ranks.csv", "must be one of oracle, reward, t2i_compbench"),
         ("evaluation.judge=people", "must be one of oracle, reward, t2i_compbench"),
         ("judge.reward_models.beauty=x", "judge.reward_models"),

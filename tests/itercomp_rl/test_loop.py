@@ -48,6 +48,8 @@ class LocalTeam:
         self.restarts = 0
         self.order: PolicyOrder | None = None
         self.reward_order: dict[str, RewardOrder] = {}
+        self.shares: list[tuple[int, int]] = []  # updates made, rankings they had to learn from
+        self.learned_from: dict[tuple[str, int], set[str]] = {}
 
     async def pause(self) -> None:
         for _ in range(self.random.randrange(6)):
@@ -155,12 +157,18 @@ class LocalRewardLearner:
 
     async def open(self, order: RewardOrder) -> int:
         assert all(("rankings", id_) in self.team.done for id_ in order.rankings), "learned before ranked"
-        self.order, self.updates = order, 0
+        self.order, self.updates, self.rankings = order, 0, list(order.rankings)
         return 0
+
+    async def add(self, rankings: tuple[str, ...]) -> None:
+        assert all(("rankings", id_) in self.team.done for id_ in rankings), "learned before ranked"
+        self.rankings += rankings
 
     async def advance(self, num_updates: int) -> Mapping[str, float]:
         await self.team.pause()
         self.updates += num_updates
+        self.team.events.append(f"learn {self.aspect}")
+        self.team.shares.append((self.updates, len(self.rankings)))
         return {"loss": 0.5}
 
     async def checkpoint(self) -> None:
@@ -172,6 +180,8 @@ class LocalRewardLearner:
 
     async def publish(self) -> RewardReport:
         report = self.report(self.order.version, None)
+        assert len(self.rankings) == len(set(self.rankings))
+        self.team.learned_from[self.aspect, self.order.version] = set(self.rankings)
         self.team.reports[self.aspect, self.order.version] = report
         self.team.events.append(f"reward {self.aspect} {self.updates}")
         return report
@@ -218,9 +228,9 @@ def test_sequential_setting_is_the_papers_order() -> None:
     first_round = [event for event in first_round if "evaluations" not in event and "measure" not in event]
     kinds = [event.split()[0] for event in first_round]
     changes = [kind for i, kind in enumerate(kinds) if i == 0 or kinds[i - 1] != kind]
-    ranked, learned = kinds.index("reward"), kinds.index("update")
+    ranked, learned = kinds.index("learn"), kinds.index("update")
     assert set(kinds[:ranked]) == {"draw", "rank"}
-    assert set(kinds[ranked : kinds.index("roll")]) == {"reward"}
+    assert set(kinds[ranked : kinds.index("roll")]) == {"learn", "reward"}
     assert ranked < learned
     assert changes[-1] == "policy"
     assert [event for event in team.events if event.startswith("reward")][:3] == sorted(
@@ -313,6 +323,26 @@ def test_an_early_reward_no_better_than_chance_is_not_handed_to_the_policy() -> 
     assert team.taken == []
     assert team.order is not None
     assert all(report.live_role is None and report.weight == 0 for report in team.order.rewards.values())
+
+
+@pytest.mark.parametrize("first", ["1", "3", "all"])
+def test_rewards_learn_while_images_are_ranked_but_from_no_smaller_share_of_them(first: str) -> None:
+    early = 0
+    for seed in range(5):
+        team = LocalTeam(seed)
+        plan = small(f"reward.rankings_first={first}", "gallery.segment=10", "reward.updates=60")
+        play(team, plan)
+        for round_ in range(plan.rounds):
+            ranked = [i for i, event in enumerate(team.events) if event.startswith(f"rank r{round_:03d}")]
+            begun = [i for i, event in enumerate(team.events) if event.startswith("learn")][round_ * 18]
+            assert len(ranked) == len(plan.segments()) == 6
+            assert sum(i < begun for i in ranked) >= (6 if first == "all" else int(first))
+            early += begun < ranked[-1]
+            policy = next(i for i, event in enumerate(team.events) if event.startswith("roll") and i > begun)
+            assert policy > ranked[-1], "the policy learned from a gallery that was not whole"
+        assert all(updates / 60 <= rankings / 6 for updates, rankings in team.shares)
+        assert set(map(frozenset, team.learned_from.values())) == {frozenset(plan.rankings(r)) for r in range(2)}
+    assert (early > 0) == (first != "all")
 
 
 LATER = ("gallery.members.late.model=embedded:relation", "gallery.members.late.num_steps=6")

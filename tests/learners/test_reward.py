@@ -12,20 +12,27 @@ from itercomp_rl.items import ImageRef, RankOrder, RewardOrder
 from itercomp_rl.rank_page.session import Session, load_tasks
 from itercomp_rl.records import rankings_attrs
 from itercomp_rl.schema import PairWeightsConfig
+from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 from learners.reward import RewardLearner
 from tests.rank_store import MODELS, make_rank_store
 
+HALVES = ("r001-00000", "r001-00001")
 ORDER = RewardOrder(aspect="attribute", round=0, version=0, start_version=None, rankings=("r000-00000",))
 
 
 @pytest.fixture(scope="module")
 def store() -> Store:
-    """Images that one person ranked, "one" best, and that no judge did."""
+    return make_store()
+
+
+def make_store() -> Store:
+    """Images that one person ranked, "one" best, and that no judge did; whole, and in two halves."""
     store, prompts = make_rank_store(num=12)
     images = tuple({model: ImageRef(segment=f"{model}-00000", row=i) for model in MODELS} for i in range(12))
-    order = RankOrder(id="r000-00000", round=0, prompts=tuple(prompts), images=images)
-    store.put("rankings", order.id, {}, rankings_attrs(order, [{}] * 12))
+    for id_, part in (("r000-00000", slice(12)), (HALVES[0], slice(6)), (HALVES[1], slice(6, 12))):
+        order = RankOrder(id=id_, round=0, prompts=tuple(prompts[part]), images=images[part])
+        store.put("rankings", order.id, {}, rankings_attrs(order, [{}] * len(order.prompts)))
     session = Session(store, load_tasks(store, ["attribute"]))
     while task := session.next_task("ann"):
         slots = session.slots("ann", task)
@@ -37,9 +44,9 @@ def store() -> Store:
 NO_CHECKPOINTS = pathlib.Path("/nonexistent")  # so few updates make none
 
 
-def learner(store: Store, weights: PairWeightsConfig) -> RewardLearner:
+def learner(store: Store, heard: PairWeightsConfig) -> RewardLearner:
     config = load_config("tiny", ["reward.batch=8"])
-    judge = dataclasses.replace(config.judge, pair_weights=weights)
+    judge = dataclasses.replace(config.judge, pair_weights=heard)
     return RewardLearner(store, config.reward, judge, NO_CHECKPOINTS, 0, torch.device("cpu"))
 
 
@@ -50,6 +57,24 @@ def test_a_session_of_the_page_trains_a_reward_model(store: Store) -> None:
     report = found.publish()
     assert report.num_pairs >= 2
     assert report.num_pairs % 2 == 0  # one above two tied: two pairs a prompt
+
+
+def test_pairs_that_came_later_teach_and_measure_as_those_that_were_there() -> None:
+    store, found = make_store(), {}
+    for way, version in (("at once", 0), ("later", 1)):
+        one = learner(store, PairWeightsConfig(judge=1.0, people=1.0))
+        first = HALVES if way == "at once" else HALVES[:1]
+        one.open(dataclasses.replace(ORDER, version=version, rankings=first))
+        if way == "later":
+            one.add(HALVES[1:])
+        one.advance(2)
+        report = one.publish()
+        assert weights.load_attrs(store, "reward-attribute", version)["rankings"] == list(HALVES)
+        found[way] = report.num_pairs, report.mean, report.std
+    assert found["at once"] == pytest.approx(found["later"], rel=1e-3)  # people's pairs may come in another order
+    alone = learner(store, PairWeightsConfig(judge=1.0, people=1.0))
+    alone.open(dataclasses.replace(ORDER, version=2, rankings=HALVES[:1]))
+    assert alone.publish().num_pairs < found["later"][0]
 
 
 def test_people_of_weight_0_are_not_listened_to(store: Store) -> None:
