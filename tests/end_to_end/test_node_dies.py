@@ -1,0 +1,64 @@
+"""A raylet killed with all that its node holds, in a cluster of several: the run moves to what is left and finishes.
+
+Raylets are real and on this machine (ray.cluster_utils); a node dies as by a power cut, its raylet killed by signal 9.
+"""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.test_kills import MOMENTS, assert_same, finish, outcome, start, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# A head that holds nothing, and two nodes more than the two processes of the run need.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+for _ in range(4):
+    cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    family = psutil.Process(process.pid)
+    with process:
+        yield process.stdout.readline().strip(), family
+        everyone = [*family.children(recursive=True), family]
+        for other in everyone:
+            if other.is_running():
+                other.kill()
+        psutil.wait_procs(everyone[:-1], timeout=30)
+
+
+def test_a_node_that_dies_takes_nothing_with_it(cluster: tuple[str, psutil.Process], tmp_path: Path) -> None:
+    finish(start(tmp_path / "undisturbed"))
+    address, family = cluster
+    process = start(tmp_path, "--address", address)
+    rng = random.Random(0)
+    for moment in ("rewards", "policy"):
+        wait_for(MOMENTS[moment], tmp_path / "tiny", process)
+        workers = [other for other in family.children(recursive=True) if other.name().startswith("ray::Worker")]
+        assert len(workers) == 2
+        raylet = rng.choice(workers).parent()
+        assert raylet is not None and "raylet" in raylet.name()
+        raylet.kill()
+    finish(process)
+    assert "died while" in (tmp_path / "tiny" / "log.jsonl").read_text()
+    assert_same(outcome(tmp_path / "tiny"), outcome(tmp_path / "undisturbed" / "tiny"))
