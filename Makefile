@@ -31,11 +31,13 @@ doctor: install  ## what this machine has and lacks
 	$(BIN)/itercomp doctor
 
 # Two at a time, a thread each; tests of one file share what is costly to make, so a file stays with one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: install  ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 slow: install  ## the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: install  ## format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
