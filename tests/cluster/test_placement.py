@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -141,20 +142,18 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_processes_get_the_nodes_that_their_labels_and_resources_name_or_none(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_processes_get_the_nodes_that_their_labels_and_resources_name_or_none() -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))
-    found = subprocess.run(
-        [sys.executable, "-c", PLACED],
-        capture_output=True,
-        text=True,
-        timeout=290,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as short:  # sockets lie below it
+        found = subprocess.run(
+            [sys.executable, "-c", PLACED],
+            capture_output=True,
+            text=True,
+            timeout=290,
+            cwd=ROOT,
+            env=environment | {"RAY_TMPDIR": short},
+            check=False,
+        )
     assert found.returncode == 0, found.stderr[-3000:]
     assert "{'x-0': 'b', 'x-1': 'b', 'y-0': 'a', 'z-0': 'a'}" in found.stdout
     assert "the cluster had no room for actors.* within actors.start_timeout_s (2 s); free just now" in found.stdout
