@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,8 +41,7 @@ class WorkerSpec:
 class Worker:
     """Lives in its own process; builds each role on its first call, so that a restarted process is whole again."""
 
-    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[Any] = ()) -> None:
-        """prompts: Ray's references to the texts that rollouts will name, for rollers and policy learners."""
+    def __init__(self, spec: WorkerSpec, config: Config) -> None:
         import torch  # here, not above: the driver imports this file and needs no torch
 
         from itercomp_rl.store.store import open_store
@@ -58,7 +57,7 @@ class Worker:
         if device == "auto":
             device = "cuda" if spec.gpus and torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
-        self._spec, self._config, self._prompt_refs = spec, config, prompts
+        self._spec, self._config = spec, config
         self._store = open_store(config.store_url, durable=config.store.durable)
         self._roles: dict[str, Any] = {}
         self._meter, self._times = ProcessMeter(spec.label), WorkTimes()
@@ -106,8 +105,9 @@ class Worker:
     def make_roller(self) -> Any:
         """A roller."""
         from actors.roller import Roller
+        from itercomp_rl.records import load_rolled_prompts
 
-        return Roller(self._store, self._config.policy, self._device, self._prompts())
+        return Roller(self._store, self._config.policy, self._device, load_rolled_prompts(self._store))
 
     def make_reward_learner(self) -> Any:
         """One aspect's reward learner."""
@@ -119,6 +119,7 @@ class Worker:
 
     def make_policy_learner(self) -> Any:
         """One rank of the policy learner."""
+        from itercomp_rl.records import load_rolled_prompts
         from learners.policy import PolicyLearner
 
         config = self._config
@@ -130,13 +131,8 @@ class Worker:
             checkpoints,
             config.run.seed,
             self._device,
-            self._prompts(),
+            load_rolled_prompts(self._store),
         )
-
-    def _prompts(self) -> list[str]:
-        import ray
-
-        return [text for texts in ray.get(list(self._prompt_refs)) for text in texts]
 
 
 MAKERS: dict[str, Callable[[Worker], Any]] = {

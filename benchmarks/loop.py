@@ -50,8 +50,8 @@ TIMES = StageTimes(
 class SleepingWorker(Worker):
     """The real process around roles that sleep."""
 
-    def __init__(self, spec: WorkerSpec, config: Config, prompts: Sequence[Any] = ()) -> None:
-        self._spec, self._config, self._prompt_refs = spec, config, prompts
+    def __init__(self, spec: WorkerSpec, config: Config) -> None:
+        self._spec, self._config = spec, config
         self._meter, self._times = ProcessMeter(spec.label), WorkTimes()
         self._roles = {}
         if (Path(config.run.dir) / CURRENT).exists():

@@ -31,6 +31,7 @@ from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.orders import one_reason
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
+from itercomp_rl.records import put_rolled_prompts
 from itercomp_rl.results import mean_gain
 from itercomp_rl.run_logs import JsonLines
 from itercomp_rl.schema import Config
@@ -84,10 +85,10 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
     log.info("memory, as estimated:\n%s", table)
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
+    put_rolled_prompts(store, plan.rolled_prompts)
     specs = workers(config)
     with logging_to(config), cluster(address), MemoryPeak() as peak, places(config, specs) as options:
-        prompts = ray.put(plan.rolled_prompts)
-        handles = start_workers(config, specs, options, prompts=[prompts])
+        handles = start_workers(config, specs, options)
         log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
         progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
         try:

@@ -68,17 +68,14 @@ def start_workers(
     specs: Sequence[WorkerSpec],
     options: Mapping[str, Any],
     *,
-    prompts: Sequence[ray.ObjectRef] = (),
     worker: type[Worker] = Worker,
 ) -> dict[str, WorkerHandle]:
     """The processes, by label, once all of them answer. options: of `places`.
 
-    prompts: of the texts that rollouts will name, for rollers and policy learners. In a list, which Ray hands over as
-    it is: they are fetched by the process that needs them, and again by one that starts again. Keep hold of them.
     Raises: StuckError naming those that do not come up in time.
     """
     handles: dict[str, WorkerHandle] = {
-        spec.label: ray.remote(worker).options(max_restarts=-1, **options[spec.label]).remote(spec, config, prompts)
+        spec.label: ray.remote(worker).options(max_restarts=-1, **options[spec.label]).remote(spec, config)
         for spec in specs
     }
     waiting = {handle.ready.remote(): label for label, handle in handles.items()}

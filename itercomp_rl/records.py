@@ -14,6 +14,17 @@ from itercomp_rl.store.store import Store
 
 IMAGES = "images"
 RANKINGS = "rankings"
+_PROMPTS, _ROLLED = "prompts", "rolled"  # kind and id: the driver may know prompts of files that no other node has
+
+
+def put_rolled_prompts(store: Store, texts: Sequence[str]) -> None:
+    """Commit the texts that rollouts will name, for rollers and policy learners."""
+    store.put(_PROMPTS, _ROLLED, {}, {"texts": list(texts)})
+
+
+def load_rolled_prompts(store: Store) -> list[str]:
+    """The texts that rollouts will name. Raises: MissingRecordError."""
+    return store.get(_PROMPTS, _ROLLED).attrs["texts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
