@@ -5,6 +5,7 @@ disturbed at every moment, as starting one costs more than what it does. Kills i
 test_fault_matrix.py.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -71,6 +72,16 @@ def wait_for(moment: Callable[[Path], bool], run: Path, process: subprocess.Pope
     raise AssertionError("the moment never came")
 
 
+def workers_of(family: psutil.Process) -> list[psutil.Process]:
+    """The actors' processes below this one; who ends while they are listed is none of them."""
+    workers = []
+    for process in family.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::Worker"):
+                workers.append(process)
+    return workers
+
+
 def outcome(run: Path) -> dict[str, object]:
     """What must not depend on what happened on the way."""
     _, store = load_run(run)
@@ -114,10 +125,7 @@ def test_a_worker_process_killed_at_every_moment_is_replaced_and_the_run_finishe
     rng, process = random.Random(0), start(tmp_path)
     for moment in MOMENTS.values():
         wait_for(moment, tmp_path / "tiny", process)
-        everyone = psutil.Process(process.pid).children(recursive=True)
-        workers = [other for other in everyone if other.name().startswith("ray::Worker")]
-        assert workers, "no worker process was found"
-        rng.choice(workers).kill()
+        rng.choice(workers_of(psutil.Process(process.pid))).kill()
     finish(process)
     assert_same(outcome(tmp_path / "tiny"), undisturbed)
 

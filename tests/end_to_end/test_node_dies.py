@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.end_to_end.test_kills import MOMENTS, assert_same, finish, outcome, start, wait_for
+from tests.end_to_end.test_kills import MOMENTS, assert_same, finish, outcome, start, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,9 +58,9 @@ def test_a_node_that_dies_takes_nothing_with_it(cluster: tuple[str, psutil.Proce
     rng = random.Random(0)
     for moment in ("rewards", "policy"):
         wait_for(MOMENTS[moment], tmp_path / "tiny", process)
-        workers = [other for other in family.children(recursive=True) if other.name().startswith("ray::Worker")]
-        assert len(workers) == 2
-        raylet = rng.choice(workers).parent()
+        # Who starts late, or takes a dead one's place, is up only when the other has been at work for a while.
+        wait_for(lambda _: len(workers_of(family)) == 2, tmp_path / "tiny", process)
+        raylet = rng.choice(workers_of(family)).parent()
         assert raylet is not None and "raylet" in raylet.name()
         raylet.kill()
     finish(process)
