@@ -9,7 +9,8 @@ from itercomp_rl.items import Prompt
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.source import check_reward_source
-from itercomp_rl.rules import PLANNED, is_rank_file
+from itercomp_rl.rules.gallery import PLANNED
+from itercomp_rl.rules.judging import is_rank_file
 from itercomp_rl.schema import POLICY, Config
 
 log = logging.getLogger(__name__)

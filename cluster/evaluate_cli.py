@@ -118,7 +118,7 @@ def t2i_compbench(
     """T2I-CompBench of any models; KEY=VALUE sets gallery.*, actors.samplers.* and judge.t2i_compbench.* (metrics)."""
     from itercomp_rl.config import load_config
     from itercomp_rl.evaluation.benchmark_files import BENCHMARK, CATEGORIES, parse_shard, pick
-    from itercomp_rl.rules import require_spacy
+    from itercomp_rl.rules.judging import require_spacy
 
     config = load_config("base", list(overrides))
     require_spacy()

@@ -46,7 +46,7 @@ def workers(config: Config) -> list[WorkerSpec]:
             places[spec.kind] = place + 1
         gpus = max(role.gpus for _, role in members(config))
         resources = {key: amount for _, role in members(config) for key, amount in role.resources.items()}
-        labels = actors.samplers.labels  # of all roles, as rules.py sees to
+        labels = actors.samplers.labels  # of all roles, as itercomp_rl/rules sees to
         return [
             WorkerSpec(
                 label=f"shared-{i}",

@@ -6,7 +6,7 @@ from itercomp_rl.judges.oracle import OracleScorer
 from itercomp_rl.judges.rank_files import RankFileJudge, load_ranks
 from itercomp_rl.judges.reward import RewardScorer
 from itercomp_rl.judges.scoring import ByScore, GroupJudge, Scorer
-from itercomp_rl.rules import SCORERS
+from itercomp_rl.rules.judging import SCORERS
 from itercomp_rl.schema import Config
 
 

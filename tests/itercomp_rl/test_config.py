@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from itercomp_rl import rules
 from itercomp_rl.config import config_from, load_config, preset, to_tree
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.items import ASPECTS
 from itercomp_rl.plan import Plan
 
 PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
@@ -135,3 +137,11 @@ def test_the_oracle_is_refused_for_prompts_outside_the_embedded_world(key: str) 
     with pytest.raises(ConfigError, match=f"{key} is 'oracle' with prompts.source 'files'"):
         load_config("quickstart", [*files, *overrides])
     assert load_config("quickstart", [*files, *(f"{other}=reward" for other in keys)])
+
+
+def test_a_judge_is_not_given_an_aspect_that_it_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "ASPECTS", (*ASPECTS, "vivid"))
+    overrides = ["prompts.aspects=[attribute,vivid]", "reward.weights.vivid=1", "judge.first_round=ranks/"]
+    with pytest.raises(ConfigError, match="evaluation.judge is 'oracle': it cannot score 'vivid' of prompts.aspects"):
+        load_config("quickstart", overrides)
+    load_config("quickstart", [*overrides, "evaluation.judge=reward"])

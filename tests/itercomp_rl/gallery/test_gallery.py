@@ -12,7 +12,7 @@ from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.gallery.gallery import SYSTEMS, Gallery
 from itercomp_rl.items import ModelRef
-from itercomp_rl.rules import SYSTEMS as KNOWN_SYSTEMS
+from itercomp_rl.rules.gallery import SYSTEMS as KNOWN_SYSTEMS
 from itercomp_rl.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
