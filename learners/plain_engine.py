@@ -15,8 +15,8 @@ from learners.engine import DTYPES, EngineSpec, Group, join_group
 from learners.shard import Shard, fingerprint
 
 
-class ClippedAdamW(torch.optim.AdamW):
-    """AdamW that first clips by the global norm, and leaves all as it was where that norm is not finite.
+class Clipping(torch.optim.Optimizer):
+    """Before an AdamW: its steps first clip by the global norm, and leave all as it was where that norm is not finite.
 
     `overflow` says whether the last step was refused, `_global_grad_norm` the norm before clipping: the two names by
     which DeepSpeed asks any optimiser.
@@ -24,16 +24,21 @@ class ClippedAdamW(torch.optim.AdamW):
 
     def __init__(self, params: Iterable[Tensor], spec: EngineSpec) -> None:
         # lr 0 until it is set for an update: deepspeed makes a step of its own that must not decay the weights
-        super().__init__(params, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+        adamw = {"lr": 0.0, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+        super().__init__(params, **adamw)  # type: ignore[arg-type]  # the next class in line is an AdamW
         self.max_norm = spec.grad_clip
         self.overflow = False
         self._global_grad_norm = 0.0
 
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # as AdamW's own
         params = [p for param_group in self.param_groups for p in param_group["params"]]
         self._global_grad_norm, self.overflow = clip(params, self.max_norm)
         if not self.overflow:
             super().step()
+
+
+class ClippedAdamW(Clipping, torch.optim.AdamW):
+    """torch's AdamW."""
 
 
 def clip(params: list[Tensor], max_norm: float) -> tuple[float, bool]:

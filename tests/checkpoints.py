@@ -1,6 +1,7 @@
 """Tiny random diffusers checkpoints of every policy family, made on the spot: no network, well under a second each."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -39,19 +40,9 @@ def make_sd(folder: Path, *, seed: int = 0, prediction_type: str = "v_prediction
         vae=tiny_vae(latent_channels=4),
         text_encoder=CLIPTextModel(clip_text_config(tokenizer, width=32)).eval(),
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32,
+        unet=tiny_unet(
             addition_embed_type="text",
             addition_embed_type_num_heads=4,
-            attention_head_dim=8,
-            norm_num_groups=8,
         ),
         scheduler=DDIMScheduler(
             beta_schedule="squaredcos_cap_v2",
@@ -77,20 +68,10 @@ def make_sdxl(folder: Path, *, seed: int = 0) -> Path:
         text_encoder_2=CLIPTextModelWithProjection(clip_text_config(tokenizer, width=16)).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=32,
+        unet=tiny_unet(
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             projection_class_embeddings_input_dim=6 * 8 + 16,
-            attention_head_dim=8,
-            norm_num_groups=8,
             use_linear_projection=True,
         ),
         scheduler=EulerDiscreteScheduler(
@@ -225,6 +206,23 @@ def clip_text_config(tokenizer: PreTrainedTokenizerFast, *, width: int) -> CLIPT
 def t5_config(tokenizer: PreTrainedTokenizerFast, *, width: int) -> T5Config:
     return T5Config(
         vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=1, num_heads=4, pad_token_id=0
+    )
+
+
+def tiny_unet(**own: Any) -> UNet2DConditionModel:
+    """4 x 8 x 8 latents; `own` is what a family adds."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+        **own,
     )
 
 

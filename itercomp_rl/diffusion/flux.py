@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Flow, Process, shift_for_size
-from itercomp_rl.diffusion.policy import Conditioning
+from itercomp_rl.diffusion.policy import JOINT_ATTENTION, Conditioning
 
 # B images, C H W latents, D transformer inputs, S = H/2 * W/2 packed patches
 
@@ -22,16 +22,7 @@ class Flux:
     """
 
     trainable_name: str = "transformer"
-    lora_targets: tuple[str, ...] = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
-    )
+    lora_targets: tuple[str, ...] = JOINT_ATTENTION
     text_components: tuple[str, ...] = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     patch_px: int = 2
 

@@ -68,6 +68,11 @@ class Conditioning:
 _CONDITIONING_FIELDS = tuple(field.name for field in fields(Conditioning))
 
 
+# Every projection of an attention to itself or to text; and of one in which text and image attend together.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
 class Family(Protocol):
     """What differs between SD, SDXL, SD3 and FLUX; each lives in its own file of this folder."""
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Diffusion, Process
-from itercomp_rl.diffusion.policy import Conditioning
+from itercomp_rl.diffusion.policy import ATTENTION, Conditioning
 
 
 class StableDiffusion:
     """StableDiffusionPipeline; covers UNets that pool the text themselves (addition_embed_type "text")."""
 
     trainable_name: str = "unet"
-    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: tuple[str, ...] = ATTENTION
     text_components: tuple[str, ...] = ("text_encoder", "tokenizer")
     patch_px: int = 1
 

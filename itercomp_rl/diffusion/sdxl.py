@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Diffusion, Process
-from itercomp_rl.diffusion.policy import Conditioning
+from itercomp_rl.diffusion.policy import ATTENTION, Conditioning
 
 
 class StableDiffusionXL:
     """StableDiffusionXLPipeline, base model; images are declared uncropped and of the size they are drawn at."""
 
     trainable_name: str = "unet"
-    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: tuple[str, ...] = ATTENTION
     text_components: tuple[str, ...] = ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     patch_px: int = 1
 
