@@ -13,7 +13,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.worker import WorkerHandle
-from itercomp_rl.errors import StuckError, WorkerDiedError
+from itercomp_rl.crew import Crew
+from itercomp_rl.errors import IterCompError, StuckError, WorkerDiedError
 from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 
 DEATHS = 3  # of samplers over one piece of work, after which its prompts are tried one by one
+
+DEATH_TOLD_S = 60.0  # within which Ray says that a node is gone
 
 KILLED_S = 1.0  # a process that was just killed may answer once more
 
@@ -134,10 +137,8 @@ def _named(method: str, arguments: tuple[Any, ...]) -> str:
 class Pool:
     """Members that can stand in for each other: work goes to an idle one, and to another if a process dies."""
 
-    def __init__(self, members: Sequence[RemoteRole], max_retries: int, gate: Gate) -> None:
-        self._idle: asyncio.Queue[RemoteRole] = asyncio.Queue()
-        for member in members:
-            self._idle.put_nowait(member)
+    def __init__(self, crew: Crew[RemoteRole], kind: str, max_retries: int, gate: Gate) -> None:
+        self._crew, self._kind = crew, kind
         self._max_retries, self._gate = max_retries, gate
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -145,7 +146,7 @@ class Pool:
         """Waits for an idle member, so no more work is under way than there are members."""
 
         async def once() -> Any:
-            member = await self._idle.get()
+            member = await self._crew.get(self._kind)
             try:
                 async with self._gate.work():
                     found = await member.call(method, *arguments)
@@ -153,9 +154,9 @@ class Pool:
                 self._later(member)
                 raise
             except BaseException:
-                self._idle.put_nowait(member)
+                self._crew.put(self._kind, member)
                 raise
-            self._idle.put_nowait(member)
+            self._crew.put(self._kind, member)
             return found
 
         return await again(self._max_retries, once)
@@ -168,7 +169,7 @@ class Pool:
                 await member.back()
             except StuckError as error:
                 log.warning("%s", error)
-            self._idle.put_nowait(member)  # one that does not answer fails the next order it gets, by name
+            self._crew.put(self._kind, member)  # one that does not answer fails the next order it gets, by name
 
         task = asyncio.create_task(come_back())
         self._returning.add(task)
@@ -178,8 +179,8 @@ class Pool:
 class SamplerPool(Pool):
     """Satisfies roles.Sampler."""
 
-    def __init__(self, members: Sequence[RemoteRole], max_retries: int, gate: Gate) -> None:
-        super().__init__(members, min(max_retries, DEATHS - 1), gate)
+    def __init__(self, crew: Crew[RemoteRole], kind: str, max_retries: int, gate: Gate) -> None:
+        super().__init__(crew, kind, min(max_retries, DEATHS - 1), gate)
 
     async def draw(self, order: DrawOrder) -> None:
         await self.call("draw", order)
@@ -307,13 +308,24 @@ class PolicyLearnerGroup:
 
 
 async def _of_all(calls: Sequence[asyncio.Future[Any]]) -> list[Any]:
-    """What every rank returns. A rank that died, or came back empty, is the reason at once: the others wait for it."""
-    waiting = set(calls)
+    """What every rank returns, or the reason why one does not: the others may wait for it, so nobody waits for them.
+
+    An error of this project's own is the reason at once. Any other may come of a lost peer, whose death is the better
+    reason, and is told within `DEATH_TOLD_S`.
+    """
+    waiting, limit_s = set(calls), None
     try:
         while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if dead := [call for call in done if isinstance(call.exception(), WorkerDiedError)]:
-                return [call.result() for call in dead]  # raises
+            done, waiting = await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if known := [call for call in done if isinstance(call.exception(), IterCompError)]:
+                known[0].result()  # raises
+            if not done:
+                break
+            if limit_s is None and any(call.exception() for call in done):
+                limit_s = DEATH_TOLD_S
+        for call in calls:
+            if call.done():
+                call.result()
         return [call.result() for call in calls]
     finally:
         for call in calls:

@@ -148,11 +148,11 @@ class RunMeter:
     def __init__(
         self,
         roles: Mapping[str, RoleSize],
-        shared: RoleSize | None = None,
+        shared: Mapping[tuple[str, ...], RoleSize] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """shared: the processes that host all roles at once, where they do; devices are then counted by these."""
-        self.roles, self._shared, self._clock = dict(roles), shared, clock
+        """shared: processes that host several roles each; the devices of these roles are then counted by them."""
+        self.roles, self._shared, self._clock = dict(roles), dict(shared or {}), clock
         self._work = Meter({role: size.members for role, size in roles.items()}, clock)
         self.round, self.phase, self.done, self.total = 0, "", 0, 0
         self.values: dict[str, float] = {}
@@ -219,9 +219,11 @@ class RunMeter:
 
     def _holders(self, busy: Mapping[str, int]) -> list[tuple[RoleSize, int]]:
         """Who holds devices, and how many of them work: roles, or the processes that they share."""
-        if self._shared is not None:
-            return [(self._shared, min(self._shared.members, sum(busy.values())))]
-        return [(size, busy.get(role, 0)) for role, size in self.roles.items()]
+        found = [
+            (size, min(size.members, sum(busy.get(role, 0) for role in roles))) for roles, size in self._shared.items()
+        ]
+        sharing = {role for roles in self._shared for role in roles}
+        return found + [(size, busy.get(role, 0)) for role, size in self.roles.items() if role not in sharing]
 
     def tree(self) -> dict[str, Any]:
         """Everything as plain JSON, for status.json."""

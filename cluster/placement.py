@@ -1,5 +1,6 @@
 """Who runs where: the processes a config asks for, and whether the cluster has room for them."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,21 +13,24 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.telemetry import RoleSize
 from actors.worker import RoleSpec, WorkerSpec
+from itercomp_rl.crew import num_members, share_processes
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.schema import Config, RoleConfig
+
+log = logging.getLogger(__name__)
 
 
 def members(config: Config) -> list[tuple[RoleSpec, RoleConfig]]:
     """Every member of every role; reward learners are one per aspect, dealt to `reward_learners.count` processes."""
     actors = config.actors
     found: list[tuple[RoleSpec, RoleConfig]] = []
-    for kind, role in (
-        ("policy_learner", actors.policy_learners),
-        ("sampler", actors.samplers),
-        ("judge", actors.judges),
-        ("roller", actors.rollers),
+    for kind, role, num in (
+        ("policy_learner", actors.policy_learners, actors.policy_learners.count),
+        ("sampler", actors.samplers, num_members(actors, "sampler")),
+        ("judge", actors.judges, actors.judges.count),
+        ("roller", actors.rollers, num_members(actors, "roller")),
     ):
-        found += [(RoleSpec(kind=kind, name=f"{kind}-{i}"), role) for i in range(role.count)]
+        found += [(RoleSpec(kind=kind, name=f"{kind}-{i}"), role) for i in range(num)]
     found += [
         (RoleSpec(kind="reward_learner", name=f"reward_learner-{aspect}"), actors.reward_learners)
         for aspect in config.prompts.aspects
@@ -35,7 +39,10 @@ def members(config: Config) -> list[tuple[RoleSpec, RoleConfig]]:
 
 
 def workers(config: Config) -> list[WorkerSpec]:
-    """The processes of a run: `actors.processes` that share everything, or one per member."""
+    """The processes of a run: `actors.processes` that share everything, or one per member.
+
+    With autoscale a sampler and a roller are one process, `drawer-0`, ready for either's work.
+    """
     actors = config.actors
     if actors.layout == "shared":
         held: list[list[RoleSpec]] = [[] for _ in range(actors.processes)]
@@ -63,8 +70,13 @@ def workers(config: Config) -> list[WorkerSpec]:
     for i in range(min(actors.reward_learners.count, len(reward))):
         role = actors.reward_learners
         found.append(_alone(f"reward_learner-{i}", tuple(reward[i :: role.count]), role))
-    found += [_alone(spec.name, (spec,), role) for spec, role in members(config) if spec.kind != "reward_learner"]
-    return found
+    drawers: dict[str, list[RoleSpec]] = {}
+    for spec, role in members(config):
+        if spec.kind in ("sampler", "roller") and share_processes(actors):
+            drawers.setdefault(f"drawer-{spec.name.rpartition('-')[2]}", []).append(spec)
+        elif spec.kind != "reward_learner":
+            found.append(_alone(spec.name, (spec,), role))
+    return found + [_alone(label, tuple(roles), actors.samplers) for label, roles in drawers.items()]
 
 
 def _alone(label: str, roles: tuple[RoleSpec, ...], role: RoleConfig) -> WorkerSpec:
@@ -73,20 +85,25 @@ def _alone(label: str, roles: tuple[RoleSpec, ...], role: RoleConfig) -> WorkerS
     )
 
 
-def role_sizes(config: Config) -> tuple[dict[str, RoleSize], RoleSize | None]:
-    """How many members each role has and what each holds; and the processes that all roles share, where they do."""
+def role_sizes(config: Config) -> tuple[dict[str, RoleSize], dict[tuple[str, ...], RoleSize]]:
+    """How many members each role has and what each holds; and the processes that several roles share, where they do."""
     actors = config.actors
     found: dict[str, RoleSize] = {}
     for kind in ("policy_learner", "sampler", "judge", "roller", "reward_learner"):
         role: RoleConfig = getattr(actors, f"{kind}s")
-        count = min(role.count, len(config.prompts.aspects)) if kind == "reward_learner" else role.count
+        if kind == "reward_learner":
+            count = min(role.count, len(config.prompts.aspects))
+        else:
+            count = role.count if kind == "policy_learner" else num_members(actors, kind)
         devices, device = (role.gpus, "gpu") if role.gpus else (role.cpus, "cpu")
         found[kind] = RoleSize(members=count, devices=devices, device=device)
+    if share_processes(actors):
+        return found, {("sampler", "roller"): found["sampler"]}
     if actors.layout != "shared":
-        return found, None
+        return found, {}
     spec = workers(config)[0]
     device = "gpu" if spec.gpus else "cpu"
-    return found, RoleSize(members=actors.processes, devices=spec.gpus or spec.cpus, device=device)
+    return found, {tuple(found): RoleSize(members=actors.processes, devices=spec.gpus or spec.cpus, device=device)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,12 +223,18 @@ def cluster_nodes() -> list[Node]:
 
 
 @contextmanager
-def reserved(specs: Sequence[WorkerSpec], timeout_s: float) -> Iterator[dict[str, Any]]:
+def reserved(specs: Sequence[WorkerSpec], timeout_s: float, *, cluster_grows: bool = False) -> Iterator[dict[str, Any]]:
     """The places of all processes, held at once or not at all: Ray's options for each process, by label.
 
+    cluster_grows: what the cluster lacks is asked for and waited for, as Ray's autoscaler may add it.
     Raises: ConfigError if they cannot be had, now or within `timeout_s` (others may hold what is needed).
     """
-    check_room(specs, cluster_nodes())
+    try:
+        check_room(specs, cluster_nodes())
+    except ConfigError as error:
+        if not cluster_grows:
+            raise
+        log.info("%s\nwaiting up to %g s (actors.start_timeout_s) for nodes", error, timeout_s)
     placed = [spec for spec in specs if needs(spec)]
     options: dict[str, Any] = {
         spec.label: {"num_cpus": 0, "label_selector": dict(spec.labels) or None} for spec in specs if not needs(spec)

@@ -22,6 +22,7 @@ from actors.team import (
 )
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import reserved, workers
+from itercomp_rl.crew import make_crews
 from itercomp_rl.errors import StuckError
 from itercomp_rl.roles import Team
 from itercomp_rl.schema import Config
@@ -60,7 +61,7 @@ def cluster(address: str | None) -> Iterator[None]:
 
 def places(config: Config, specs: Sequence[WorkerSpec]) -> AbstractContextManager[dict[str, Any]]:
     """Ray's options for each of the processes, by label; their places are held as long as this is open."""
-    return reserved(specs, config.actors.start_timeout_s)
+    return reserved(specs, config.actors.start_timeout_s, cluster_grows=config.actors.autoscale)
 
 
 def start_workers(
@@ -101,11 +102,12 @@ def make_team(config: Config, handles: dict[str, WorkerHandle]) -> tuple[Team, G
     ranks = sorted(by_kind["policy_learner"], key=lambda role: int(role.role.rsplit("-", 1)[1]))
     backend = "nccl" if config.actors.policy_learners.gpus else "gloo"
     learners = {role.role.split("-", 1)[1]: role for role in by_kind["reward_learner"]}
+    crews = make_crews(actors, by_kind)
     team = Team(
-        sampler=SamplerPool(by_kind["sampler"], retries, gate),
-        judge=JudgePool(by_kind["judge"], retries, gate),
+        sampler=SamplerPool(crews["sampler"], "sampler", retries, gate),
+        judge=JudgePool(crews["judge"], "judge", retries, gate),
         reward_learners={aspect: RemoteRewardLearner(learners[aspect], gate) for aspect in config.prompts.aspects},
-        roller=RollerPool(by_kind["roller"], retries, gate),
+        roller=RollerPool(crews["roller"], "roller", retries, gate),
         policy_learner=PolicyLearnerGroup(ranks, backend, limits.progress_s, gate),
     )
     return team, gate

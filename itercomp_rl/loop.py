@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from itercomp_rl.arrivals import Arrivals
+from itercomp_rl.crew import most_at_work
 from itercomp_rl.divergence import check_collapse, last_good, trusted
 from itercomp_rl.errors import DivergedError
 from itercomp_rl.items import DrawOrder, MeasureOrder, ModelRef, PolicyOrder, RewardOrder, RewardReport, Rollout
@@ -121,7 +122,7 @@ async def draw_ahead(run: Run, round_: int) -> None:
     At most one order per sampler waits at a time, so that what this round needs is never far behind.
     """
     plan = run.plan
-    slots = asyncio.Semaphore(plan.config.actors.samplers.count)
+    slots = asyncio.Semaphore(most_at_work(plan.config.actors, "sampler"))
 
     async def draw_one(order: DrawOrder) -> None:
         async with slots:

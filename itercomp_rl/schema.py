@@ -205,6 +205,9 @@ class ActorsConfig:
     rollers: RoleConfig
     reward_learners: RoleConfig
     policy_learners: RoleConfig
+    autoscale: bool
+    min_samplers: int
+    min_rollers: int
     start_timeout_s: float
     progress_timeout_s: float
     max_retries: int

@@ -1,14 +1,13 @@
 """A team that does nothing but take its time, and remembers what it did; for itercomp_rl/simulation.py."""
 
-import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from itercomp_rl.crew import POOLED, make_crews
 from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
@@ -57,27 +56,6 @@ class _Member:
     version: tuple[str, int] | None = field(default=None)  # of the weights a roller holds
 
 
-class _Idle:
-    """The members of a pool that have no work; whoever asked first gets the next one."""
-
-    def __init__(self, loop: JumpingLoop, members: Sequence["_Member"]) -> None:
-        self._loop, self._free, self._asking = loop, deque(members), deque[asyncio.Future["_Member"]]()
-
-    async def get(self) -> "_Member":
-        if self._free:
-            return self._free.popleft()
-        self._asking.append(self._loop.create_future())
-        return await self._asking[-1]
-
-    def put(self, member: "_Member") -> None:
-        while self._asking:
-            asked = self._asking.popleft()
-            if not asked.done():
-                asked.set_result(member)
-                return
-        self._free.append(member)
-
-
 class SimulatedTeam:
     """Every role, the ledger and the progress of a simulated run."""
 
@@ -93,7 +71,7 @@ class SimulatedTeam:
                 held.setdefault(name.rpartition("-")[0], {})[name] = _Member(self.processes[label])
         self._rewards = held["reward_learner"]
         self._ranks = [member.process for member in held["policy_learner"].values()]
-        self._idle = {kind: _Idle(loop, list(held[kind].values())) for kind in ("sampler", "judge", "roller")}
+        self._crews = make_crews(plan.config.actors, {kind: list(held[kind].values()) for kind in POOLED})
         self.members = {kind: len(members) for kind, members in held.items()}
         self.members["reward_learner"] = len({id(member.process) for member in self._rewards.values()})
         self.busy_s = dict.fromkeys(self.members, 0.0)
@@ -121,15 +99,15 @@ class SimulatedTeam:
         return seconds * self._random.uniform(1 - spread, 1 + spread) if spread else seconds
 
     async def _pooled(self, kind: str, seconds: Callable[[_Member], float]) -> None:
-        idle = self._idle[kind]
-        member = await idle.get()
+        crew = self._crews[kind]
+        member = await crew.get(kind)
         try:
             await self.order()
             spent = self.drawn(seconds(member))
             self.busy_s[kind] += spent
             await member.process.work(spent)
         finally:
-            idle.put(member)
+            crew.put(kind, member)
 
     async def draw(self, order: DrawOrder) -> None:
         await self._pooled("sampler", lambda _: self._times.draw_s(order.model, len(order.prompts)))

@@ -12,6 +12,8 @@ def check_actors(config: Config) -> None:
     _roles(config)
     if config.actors.layout == "shared":
         _shared(config)
+    elif config.actors.autoscale:
+        _autoscale(config)
     _attention(config)
     _half_precision(config)
 
@@ -44,6 +46,27 @@ def _shared(config: Config) -> None:
         "actors.policy_learners.count",
         ranks,
         f"a shared process holds one rank: at most actors.processes ({actors.processes})",
+    )
+
+
+def _autoscale(config: Config) -> None:
+    actors = config.actors
+    for name in ("cpus", "gpus", "resources", "labels"):
+        mine, other = getattr(actors.rollers, name), getattr(actors.samplers, name)
+        require(
+            mine == other,
+            f"actors.rollers.{name}",
+            mine,
+            f"with actors.autoscale a process draws or rolls: as actors.samplers.{name} ({other!r})",
+        )
+    for name, kept in (("min_samplers", actors.min_samplers), ("min_rollers", actors.min_rollers)):
+        require(kept >= 0, f"actors.{name}", kept, "must be 0 or more")
+    num = actors.samplers.count + actors.rollers.count
+    require(
+        actors.min_samplers + actors.min_rollers <= num and max(actors.min_samplers, actors.min_rollers) < num,
+        "actors.min_samplers + actors.min_rollers",
+        (actors.min_samplers, actors.min_rollers),
+        f"must leave some of the {num} processes of samplers and rollers to either",
     )
 
 

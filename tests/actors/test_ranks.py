@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from actors import team
 from actors.team import _of_all
-from itercomp_rl.errors import WorkerDiedError
+from itercomp_rl.errors import StoreError, WorkerDiedError
 
 
 def test_a_dead_rank_is_the_reason_before_the_others_answer() -> None:
@@ -17,6 +18,32 @@ def test_a_dead_rank_is_the_reason_before_the_others_answer() -> None:
         assert waiting.cancelled()
 
     asyncio.run(go())
+
+
+def test_a_rank_that_fails_in_our_own_words_is_the_reason_while_the_others_wait_for_it() -> None:
+    async def go() -> None:
+        waiting, failed = (asyncio.get_running_loop().create_future() for _ in range(2))
+        failed.set_exception(StoreError("the disk is full"))
+        with pytest.raises(StoreError, match="full"):
+            await asyncio.wait_for(_of_all([waiting, failed]), 5)
+        assert waiting.cancelled()
+
+    asyncio.run(go())
+
+
+def test_an_error_that_a_lost_peer_may_cause_gives_way_to_that_peers_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go(is_dead: bool) -> None:
+        failed, other = (asyncio.get_running_loop().create_future() for _ in range(2))
+        failed.set_exception(RuntimeError("connection closed by peer"))
+        if is_dead:
+            asyncio.get_running_loop().call_later(0.05, other.set_exception, WorkerDiedError("rank 1 died"))
+        await asyncio.wait_for(_of_all([failed, other]), 5)
+
+    monkeypatch.setattr(team, "DEATH_TOLD_S", 0.5)
+    with pytest.raises(WorkerDiedError, match="rank 1 died"):
+        asyncio.run(go(is_dead=True))
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        asyncio.run(go(is_dead=False))
 
 
 def test_answers_come_in_the_order_of_the_ranks() -> None:

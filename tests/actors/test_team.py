@@ -10,6 +10,7 @@ from ray.exceptions import ActorDiedError
 
 from actors.stopping import stop_on_sigterm
 from actors.team import Gate, Limits, PolicyLearnerGroup, Pool, RemoteRole
+from itercomp_rl.crew import Crew
 from itercomp_rl.errors import StoppedError, StuckError, WorkerDiedError
 from itercomp_rl.items import DrawOrder, ModelRef
 from itercomp_rl.roles import Team
@@ -34,10 +35,15 @@ class Member:
         await self.is_back.wait()
 
 
+def pool_of(members: list[Member], max_retries: int) -> Pool:
+    crew: Any = Crew({"sampler": 0}, [{"sampler": member} for member in members])
+    return Pool(crew, "sampler", max_retries, Gate())
+
+
 def test_a_dead_member_gets_no_work_until_its_process_answers_again() -> None:
     async def story() -> None:
         dead, alive = Member("dead", deaths=1), Member("alive")
-        pool = Pool([dead, alive], 3, Gate())  # type: ignore[list-item]
+        pool = pool_of([dead, alive], max_retries=3)
         assert await pool.call("draw") == "alive"
         assert [await pool.call("draw") for _ in range(4)] == ["alive"] * 4
         assert dead.calls == 1
@@ -50,7 +56,7 @@ def test_a_dead_member_gets_no_work_until_its_process_answers_again() -> None:
 def test_work_that_kills_every_process_is_given_up_after_its_retries() -> None:
     async def story() -> None:
         members = [Member(str(i), deaths=9) for i in range(2)]
-        pool = Pool(members, 1, Gate())  # type: ignore[arg-type]
+        pool = pool_of(members, max_retries=1)
         with pytest.raises(WorkerDiedError, match="died while it had to draw"):
             await pool.call("draw")
         assert sum(member.calls for member in members) == 2

@@ -73,11 +73,22 @@ def test_a_window_forgets_what_was_before_it() -> None:
 def test_shared_processes_are_counted_once_whatever_roles_they_hold() -> None:
     clock = Clock()
     meter = RunMeter(
-        {"roller": GPU, "sampler": GPU}, shared=RoleSize(members=2, devices=1.0, device="cpu"), clock=clock
+        {"roller": GPU, "sampler": GPU},
+        shared={("roller", "sampler"): RoleSize(members=2, devices=1.0, device="cpu")},
+        clock=clock,
     )
     with meter.order("roller"), meter.order("sampler"), meter.order("sampler"):
         clock.now += 5
         assert meter.utilisation() == {"cpu": pytest.approx(1.0)}
+
+
+def test_roles_that_share_processes_stand_beside_those_that_do_not() -> None:
+    clock = Clock()
+    roles = {"roller": GPU, "sampler": GPU, "judge": RoleSize(members=2, devices=1.0, device="gpu")}
+    meter = RunMeter(roles, shared={("roller", "sampler"): RoleSize(members=2, devices=1.0, device="gpu")}, clock=clock)
+    with meter.order("roller"), meter.order("sampler"), meter.order("sampler"), meter.order("judge"):
+        clock.now += 5
+        assert meter.utilisation() == {"gpu": pytest.approx(3 / 4)}
 
 
 class FailingRoller:

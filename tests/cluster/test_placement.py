@@ -43,6 +43,21 @@ def test_separate_layout_gives_each_member_a_process_of_its_own() -> None:
     assert sum(spec.label.startswith("reward_learner") for spec in found) == 2  # three aspects dealt to two
 
 
+def test_with_autoscale_a_process_holds_a_sampler_and_a_roller() -> None:
+    counts = ["actors.samplers.count=3", "actors.rollers.count=2", "actors.layout=separate", "actors.autoscale=true"]
+    found = {spec.label: [role.name for role in spec.roles] for spec in workers(load_config("tiny", counts))}
+    assert {label: names for label, names in found.items() if label.startswith("drawer")} == {
+        f"drawer-{i}": [f"sampler-{i}", f"roller-{i}"] for i in range(5)
+    }
+    assert len(found) == 5 + 2 + 2 + 1  # policy learners, reward learners, a judge
+
+
+def test_with_autoscale_samplers_and_rollers_ask_for_the_same() -> None:
+    wanted = ["actors.layout=separate", "actors.autoscale=true", "actors.rollers.cpus=2"]
+    with pytest.raises(ConfigError, match=r"actors.rollers.cpus is 2.*as actors.samplers.cpus"):
+        load_config("tiny", wanted)
+
+
 def test_a_cluster_too_small_is_refused_with_what_is_short() -> None:
     config = load_config(
         "quickstart", ["actors.layout=separate", "actors.rollers.gpus=0.5", "actors.samplers.resources={fast_disk: 2}"]

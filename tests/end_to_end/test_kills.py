@@ -46,8 +46,8 @@ MOMENTS = {
 }
 
 
-def start(folder: Path, *extra: str) -> subprocess.Popen:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+def start(folder: Path, *extra: str, **ray_settings: str) -> subprocess.Popen:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | ray_settings
     return subprocess.Popen(
         [sys.executable, "-m", "cluster.main", "run", "tiny", f"run.dir={folder}", *SETTINGS, *extra],
         env=environment,

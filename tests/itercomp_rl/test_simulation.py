@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from cluster.placement import role_names, workers
 from itercomp_rl.config import load_config
 from itercomp_rl.ratios import with_counts
 from itercomp_rl.schema import Config
@@ -211,3 +212,18 @@ def test_times_with_a_spread_follow_the_seed() -> None:
     one, same, other = (simulate(plan, times, alone(config), seed=seed).seconds for seed in (1, 1, 2))
     assert one == same != other
     assert one == pytest.approx(20 * (2 * 3 + 2), rel=0.2)
+
+
+def test_with_autoscale_idle_rollers_draw_and_idle_samplers_roll() -> None:
+    counts = ["actors.samplers.count=2", "actors.rollers.count=2", "gallery.segment=5", "policy.batch=32"]
+    counts += ["policy.max_policy_lag=1", "policy.updates=12", "actors.policy_learners.count=1", "run.rounds=1"]
+    times = StageTimes(draw_image_s={"default": 1.0}, roll_s=10, learn_rollout_s=0.1)
+    own, moved = small(*counts), small(*counts, "actors.autoscale=true")
+    processes = role_names(workers(moved))
+    before, after = (
+        simulate(LightPlan(config=config), times, held) for config, held in ((own, alone(own)), (moved, processes))
+    )
+    # One process is kept for the other role: three of four draw, and three of four roll, where two did.
+    assert after.phase_s("gallery") / before.phase_s("gallery") == pytest.approx(2 / 3, rel=0.05)
+    assert after.phase_s("policy") / before.phase_s("policy") == pytest.approx(2 / 3, rel=0.05)
+    assert after.max_lag == before.max_lag == 1
