@@ -121,7 +121,8 @@ def result(variant: str, seed: int, folder: Path) -> dict[str, Any]:
             if not place.exists() and any(str(place.absolute()) in setting for setting in settings):
                 make(place)
         command = [sys.executable, "-m", "cluster.main", "run", "quickstart", "--resume"]
-        own = [f"run.name={name}", f"run.dir={folder}", f"run.seed={seed}"]
+        # What makes a policy worse is to be measured, not stopped.
+        own = [f"run.name={name}", f"run.dir={folder}", f"run.seed={seed}", "evaluation.max_drop=null"]
         subprocess.run([*command, *own, *settings], check=True)
     return json.loads(file.read_text(encoding="utf-8"))
 
