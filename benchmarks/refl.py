@@ -58,7 +58,7 @@ def main() -> None:
         root = Path(folder)
         make_sdxl(root / "sdxl")
         store = open_store((root / "store").as_uri(), create=True, durable=False)
-        trunk = load_reward(Path(checkpoint_path("embedded:trunk")))
+        trunk = load_reward(Path(checkpoint_path(TRUNK)))
         for aspect in ASPECTS:
             weights.publish(store, f"reward-{aspect}", 0, trunk.state_dict(), {})
         fixed = (f"policy.mid_low={MID}", f"policy.mid_high={MID}")
@@ -80,6 +80,7 @@ def main() -> None:
     write(options.json, measures)
 
 
+TRUNK = "embedded:trunk"  # a BLIP, as the real reward models are
 ASPECTS = ("attribute", "spatial", "non_spatial")
 PROMPTS = [f"prompt number {i}" for i in range(64)]
 
@@ -117,6 +118,7 @@ def settings(root: Path, *overrides: str) -> Config:
             f"policy.rollout_batch={ROLLOUT}",
             "policy.updates=1000000",
             "policy.checkpoint_every=1000000",
+            f"reward.trunk={TRUNK}",
             "policy.pretraining_weight=0",
             "policy.shift=0",
             "policy.noise=0",
@@ -163,7 +165,7 @@ def bare(root: Path, store: Store) -> Callable[[], None]:
     unet, vae = pipeline.unet.train(), pipeline.vae.requires_grad_(False)
     scheduler: Any = DDPMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     scheduler.set_timesteps(STEPS)
-    rewards = load_ensemble(store, "embedded:trunk", dict.fromkeys(ASPECTS, 0), CPU)
+    rewards = load_ensemble(store, TRUNK, dict.fromkeys(ASPECTS, 0), CPU)
     adam = torch.optim.AdamW(unet.parameters(), lr=1e-5, weight_decay=0.01)
     average = copy.deepcopy(unet).requires_grad_(False)
     side = unet.config.sample_size
