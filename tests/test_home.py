@@ -51,3 +51,10 @@ def test_hooks_run_programs_that_are_installed_for_development() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     wanted = {Requirement(line).name for line in PROJECT["optional-dependencies"]["dev"]}
     assert {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks} <= wanted
+
+
+def test_a_wheel_holds_every_folder_of_code() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    layers = ("itercomp_rl", "learners", "actors", "cluster")
+    folders = {file.parent for layer in layers for file in (ROOT / layer).rglob("*.py")}
+    assert {".".join(folder.relative_to(ROOT).parts) for folder in folders} <= listed
