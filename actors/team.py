@@ -310,15 +310,15 @@ class PolicyLearnerGroup:
 async def _of_all(calls: Sequence[asyncio.Future[Any]]) -> list[Any]:
     """What every rank returns, or the reason why one does not: the others may wait for it, so nobody waits for them.
 
-    An error of this project's own is the reason at once. Any other may come of a lost peer, whose death is the better
-    reason, and is told within `DEATH_TOLD_S`.
+    An error of this project's own is the reason at once, a death before all else. Any other may come of a lost peer,
+    whose death is the better reason, and is told within `DEATH_TOLD_S`.
     """
     waiting, limit_s = set(calls), None
     try:
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if known := [call for call in done if isinstance(call.exception(), IterCompError)]:
-                known[0].result()  # raises
+                max(known, key=lambda call: isinstance(call.exception(), WorkerDiedError)).result()  # raises
             if not done:
                 break
             if limit_s is None and any(call.exception() for call in done):

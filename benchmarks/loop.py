@@ -45,6 +45,13 @@ TIMES = StageTimes(
 )
 
 
+class SleepingLedger(StoreLedger):
+    """Nothing is painted, so grades hold no scores to compare."""
+
+    def gain_over_base(self, version: int) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
 class Watch:
     """Satisfies loop.Progress: when phases and updates began and ended; kills somebody where it is told to."""
 
@@ -118,7 +125,7 @@ class Bench:
             asyncio.create_task(keep_times(used, config.run_folder)),
         ]
         try:
-            await run_rounds(plan, metered(team, meter), StoreLedger(store, plan), watch)
+            await run_rounds(plan, metered(team, meter), SleepingLedger(store, plan), watch)
         finally:
             for keeper in keepers:
                 keeper.cancel()

@@ -30,7 +30,7 @@ class Clipping(torch.optim.Optimizer):
         self.overflow = False
         self._global_grad_norm = 0.0
 
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # as AdamW's own
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # a closure would step unclipped
         params = [p for param_group in self.param_groups for p in param_group["params"]]
         self._global_grad_norm, self.overflow = clip(params, self.max_norm)
         if not self.overflow:

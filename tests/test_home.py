@@ -8,6 +8,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tests.test_layers import LAYERS
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -55,6 +57,5 @@ def test_hooks_run_programs_that_are_installed_for_development() -> None:
 
 def test_a_wheel_holds_every_folder_of_code() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    layers = ("itercomp_rl", "learners", "actors", "cluster")
-    folders = {file.parent for layer in layers for file in (ROOT / layer).rglob("*.py")}
+    folders = {file.parent for layer in LAYERS for file in (ROOT / layer).rglob("*.py")}
     assert {".".join(folder.relative_to(ROOT).parts) for folder in folders} <= listed

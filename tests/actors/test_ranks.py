@@ -9,26 +9,30 @@ from actors.team import _of_all
 from itercomp_rl.errors import StoreError, WorkerDiedError
 
 
-def test_a_dead_rank_is_the_reason_before_the_others_answer() -> None:
+@pytest.mark.parametrize("error", [WorkerDiedError("rank 0 belongs to no group"), StoreError("the disk is full")])
+def test_a_rank_that_is_dead_or_fails_in_our_own_words_is_the_reason_while_the_others_wait(error: Exception) -> None:
     async def go() -> None:
-        dead, waiting = (asyncio.get_running_loop().create_future() for _ in range(2))
-        dead.set_exception(WorkerDiedError("rank 0 belongs to no group"))
-        with pytest.raises(WorkerDiedError, match="no group"):
-            await asyncio.wait_for(_of_all([waiting, dead]), 5)
-        assert waiting.cancelled()
-
-    asyncio.run(go())
-
-
-def test_a_rank_that_fails_in_our_own_words_is_the_reason_while_the_others_wait_for_it() -> None:
-    async def go() -> None:
-        waiting, failed = (asyncio.get_running_loop().create_future() for _ in range(2))
-        failed.set_exception(StoreError("the disk is full"))
-        with pytest.raises(StoreError, match="full"):
+        failed, waiting = (asyncio.get_running_loop().create_future() for _ in range(2))
+        failed.set_exception(error)
+        with pytest.raises(type(error), match=str(error)):
             await asyncio.wait_for(_of_all([waiting, failed]), 5)
         assert waiting.cancelled()
 
     asyncio.run(go())
+
+
+def test_of_two_reasons_a_death_is_told() -> None:
+    async def go(errors: list[Exception]) -> None:
+        calls = [asyncio.get_running_loop().create_future() for _ in errors]
+        for call, error in zip(calls, errors, strict=True):
+            call.set_exception(error)
+        with pytest.raises(WorkerDiedError, match="rank 1 died"):
+            await _of_all(calls)
+
+    errors = [StoreError("the disk is full"), WorkerDiedError("rank 1 died")]
+    for _ in range(10):  # what is done comes as a set
+        asyncio.run(go(errors))
+        asyncio.run(go(errors[::-1]))
 
 
 def test_an_error_that_a_lost_peer_may_cause_gives_way_to_that_peers_death(monkeypatch: pytest.MonkeyPatch) -> None:

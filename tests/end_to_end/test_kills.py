@@ -125,7 +125,9 @@ def test_a_worker_process_killed_at_every_moment_is_replaced_and_the_run_finishe
     rng, process = random.Random(0), start(tmp_path)
     for moment in MOMENTS.values():
         wait_for(moment, tmp_path / "tiny", process)
-        rng.choice(workers_of(psutil.Process(process.pid))).kill()
+        workers = workers_of(psutil.Process(process.pid))
+        assert workers, "no worker process was found"
+        rng.choice(workers).kill()
     finish(process)
     assert_same(outcome(tmp_path / "tiny"), undisturbed)
 
