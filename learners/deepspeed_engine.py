@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from itercomp_rl.errors import ConfigError, DivergedError
-from learners.engine import EngineSpec, Group, join_group
+from learners.engine import EngineSpec, Group, join_group, share_of
 from learners.plain_engine import ClippedAdamW
 from learners.shard import Shard, fingerprint
 
@@ -69,6 +69,7 @@ class ZeroEngine:
         deepspeed.init_distributed(dist_backend=self.group.backend, auto_mpi_discovery=False, verbose=False)
         self._gather = deepspeed.zero.GatheredParameters
         self.params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.own = share_of({name: p.numel() for name, p in self.params.items()}, self.group)
         parameters = fingerprint(module)
         self.adam = self._make_adam()
         self._engine, *_ = deepspeed.initialize(
@@ -102,10 +103,10 @@ class ZeroEngine:
         self.shard.count_update()
         return {"grad_norm": float(self._engine.get_global_grad_norm()), "lr": lr}
 
-    def weights(self, ema: bool = True) -> dict[str, Tensor] | None:
+    def weights(self, ema: bool = True) -> dict[str, Tensor]:
         with self.shard.holding(ema):
-            copies = {name: self._copy(p) for name, p in self.params.items()}
-        return copies if self.group.rank == 0 else None
+            copies = {name: self._copy(p, keep=name in self.own) for name, p in self.params.items()}
+        return {name: copy for name, copy in copies.items() if name in self.own}
 
     def ema_swapped(self) -> AbstractContextManager[None]:
         return self.shard.ema_swapped()
@@ -162,10 +163,10 @@ class ZeroEngine:
             if optimizer.persistent_parameters:
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
-    def _copy(self, p: nn.Parameter) -> Tensor:
-        """The whole parameter on the CPU on rank 0, nothing of it elsewhere."""
+    def _copy(self, p: nn.Parameter, *, keep: bool) -> Tensor:
+        """The whole parameter on the CPU, or nothing of it; under stage 3 all ranks gather it, whoever keeps it."""
         with self._gather([p]) if self.spec.zero_stage == 3 else nullcontext():
-            return p.detach().to("cpu", copy=True) if self.group.rank == 0 else torch.empty(0)
+            return p.detach().to("cpu", copy=True) if keep else torch.empty(0)
 
 
 def _group_of_one(device: torch.device) -> Group:

@@ -3,7 +3,7 @@
 import atexit
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -125,8 +125,8 @@ class Engine(Protocol):
         """
         ...
 
-    def weights(self, ema: bool = True) -> dict[str, Tensor] | None:
-        """A copy of all trained weights on the CPU, in the module's dtype, on rank 0; None on the others.
+    def weights(self, ema: bool = True) -> dict[str, Tensor]:
+        """A copy of this rank's share of the trained weights on the CPU, in the module's dtype; see `share_of`.
 
         With `ema`, the moving average where one is kept, else the weights themselves. Not inside `ema_swapped`.
         """
@@ -154,6 +154,17 @@ class Engine(Protocol):
     def close(self) -> None:
         """Lets go of hooks and gradients. The process group stays: a process joins one group in its life."""
         ...
+
+
+def share_of(sizes: Mapping[str, int], group: Group | None) -> frozenset[str]:
+    """The parameters that a rank writes: every one is some rank's, and ranks have about as much of their sizes each."""
+    loads = [0] * (group.world_size if group else 1)
+    shares: list[list[str]] = [[] for _ in loads]
+    for name, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        rank = loads.index(min(loads))
+        loads[rank] += size
+        shares[rank].append(name)
+    return frozenset(shares[group.rank if group else 0])
 
 
 def open_engine(module: nn.Module, spec: EngineSpec, group: Group | None, device: torch.device) -> Engine:

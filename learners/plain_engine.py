@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from itercomp_rl.errors import ConfigError, DivergedError
-from learners.engine import DTYPES, EngineSpec, Group, join_group
+from learners.engine import DTYPES, EngineSpec, Group, join_group, share_of
 from learners.shard import Shard, fingerprint
 
 
@@ -68,6 +68,7 @@ class PlainEngine:
             for p in module.parameters():
                 dist.broadcast(p.detach(), src=0)
         self.params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.own = share_of({name: p.numel() for name, p in self.params.items()}, group)
         masters: dict[str, Tensor] = dict(self.params)
         if spec.dtype != "fp32":
             masters = {name: p.detach().float() for name, p in self.params.items()}
@@ -95,11 +96,9 @@ class PlainEngine:
         self._refresh()
         return {"grad_norm": self.adam._global_grad_norm, "lr": lr}
 
-    def weights(self, ema: bool = True) -> dict[str, Tensor] | None:
-        if self.group is not None and self.group.rank != 0:
-            return None
+    def weights(self, ema: bool = True) -> dict[str, Tensor]:
         with self.shard.holding(ema):
-            return {name: p.detach().to("cpu", copy=True) for name, p in self.params.items()}
+            return {name: p.detach().to("cpu", copy=True) for name, p in self.params.items() if name in self.own}
 
     def ema_swapped(self) -> AbstractContextManager[None]:
         return self.shard.ema_swapped()

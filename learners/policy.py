@@ -30,6 +30,7 @@ from itercomp_rl.store.deltas import DeltaPublisher
 from itercomp_rl.store.store import Store
 from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine import Engine, Group, open_engine
+from learners.ranks import ranks_of
 from learners.reward import engine_spec
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class PolicyLearner:
             order=order,
             policy=policy,
             engine=engine,
-            live=DeltaPublisher(self._store, order.live_role, settings.anchor_every),
+            live=DeltaPublisher(self._store, order.live_role, settings.anchor_every, ranks_of(self._group)),
             gallery=gallery,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
@@ -133,20 +134,19 @@ class PolicyLearner:
     def publish(self, rewards: Mapping[str, RewardReport]) -> None:
         """Publish the round's policy, the moving average where one is kept, with its lineage; let go of the memory."""
         task = self._opened()
-        learned = task.engine.weights(ema=True)
-        if learned is not None:
-            attrs = {
-                "round": task.order.round,
-                "base": self._settings.model,
-                LORA: task.lora,
-                "base_policy": task.order.start_version,
-                "rewards": {aspect: asdict(report) for aspect, report in rewards.items()},
-                "learned_by": task.learned_by,
-                "rankings": list(task.order.rankings),
-                "updates": task.engine.updates,
-                "seed": self._seed,
-            }
-            weights.publish(self._store, POLICY, task.order.round, learned, attrs)
+        attrs = {
+            "round": task.order.round,
+            "base": self._settings.model,
+            LORA: task.lora,
+            "base_policy": task.order.start_version,
+            "rewards": {aspect: asdict(report) for aspect, report in rewards.items()},
+            "learned_by": task.learned_by,
+            "rankings": list(task.order.rankings),
+            "updates": task.engine.updates,
+            "seed": self._seed,
+        }
+        learned, ranks = task.engine.weights(ema=True), ranks_of(self._group)
+        weights.publish(self._store, POLICY, task.order.round, learned, attrs, ranks)
         task.engine.close()
         self._task = None
 
@@ -247,8 +247,7 @@ class PolicyLearner:
 
     def _publish_live(self, task: "_Task") -> None:
         current = task.engine.weights(ema=False)
-        if current is not None:
-            task.live.publish(task.engine.updates, current, {"round": task.order.round, LORA: task.lora})
+        task.live.publish(task.engine.updates, current, {"round": task.order.round, LORA: task.lora})
 
     def checkpoint(self) -> None:
         """Keep what was learned, unless a checkpoint of this update is there."""

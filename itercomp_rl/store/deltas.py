@@ -7,6 +7,7 @@ part; one that comes late reads the anchor and one part.
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from itercomp_rl.errors import CorruptRecordError
 from itercomp_rl.store import weights
 from itercomp_rl.store.chunks import digest
 from itercomp_rl.store.layout import JSON, WAY_OUT
+from itercomp_rl.store.ranks import ALONE, Ranks
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.weights import WeightsRef
 
@@ -23,36 +25,30 @@ BASE = "base_version"  # attrs key: the anchor that a part belongs to, which the
 class DeltaPublisher:
     """Publishes the rising versions of one role; every `anchor_every`-th, and any that changed throughout, is whole."""
 
-    def __init__(self, store: Store, role: str, anchor_every: int) -> None:
-        self._store, self._role, self._every = store, role, anchor_every
+    def __init__(self, store: Store, role: str, anchor_every: int, ranks: Ranks = ALONE) -> None:
+        self._store, self._role, self._every, self._ranks = store, role, anchor_every, ranks
         self._anchor: int | None = None
         self._digests: dict[str, str] = {}
         self._changed: set[str] = set()
 
     def publish(self, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]) -> WeightsRef:
-        """As `weights.publish`. Raises: StoreError."""
+        """As `weights.publish`, of this rank's share. Raises: StoreError."""
         if self._every == 1:
-            return weights.publish(self._store, self._role, version, tensors, attrs)
-        digests = digests_of(tensors)
-        if self._anchor is None or version - self._anchor >= self._every or digests.keys() != self._digests.keys():
-            return self._whole(version, tensors, digests, attrs)
-        changed = self._changed | {name for name in tensors if digests[name] != self._digests[name]}
-        if len(changed) == len(tensors):
-            return self._whole(version, tensors, digests, attrs)
+            return self._write(version, tensors, attrs)
+        digests: dict[str, Any] = {}
+        for share in self._ranks.exchange(digests_of(tensors)):
+            digests |= share  # type: ignore[operator]  # what digests_of gives
+        changed = self._changed | {name for name, value in digests.items() if value != self._digests.get(name)}
+        is_due = self._anchor is None or version - self._anchor >= self._every
+        if is_due or digests.keys() != self._digests.keys() or len(changed) == len(digests):
+            self._anchor, self._digests, self._changed = version, digests, set()
+            return self._write(version, tensors, attrs)
         self._changed = changed
         part = {name: tensor for name, tensor in tensors.items() if name in changed}
-        facts = {**attrs, BASE: self._anchor, "whole": _fingerprint(digests)}
-        return weights.publish(self._store, self._role, version, part, facts)
+        return self._write(version, part, {**attrs, BASE: self._anchor, "whole": _fingerprint(digests)})
 
-    def _whole(
-        self,
-        version: int,
-        tensors: Mapping[str, torch.Tensor],
-        digests: dict[str, str],
-        attrs: Mapping[str, JSON],
-    ) -> WeightsRef:
-        self._anchor, self._digests, self._changed = version, digests, set()
-        return weights.publish(self._store, self._role, version, tensors, attrs)
+    def _write(self, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]) -> WeightsRef:
+        return weights.publish(self._store, self._role, version, tensors, attrs, self._ranks)
 
 
 def load_whole(store: Store, role: str, version: int) -> dict[str, torch.Tensor]:

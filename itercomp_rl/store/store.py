@@ -4,9 +4,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from itercomp_rl.store.layout import (
     Place,
     array_metadata,
     attempt_name,
+    attempt_time,
     checked_name,
     decode_commit,
     encode_commit,
@@ -102,44 +104,63 @@ class Store:
         """As `put`, at any place; the commit, and whether this call made it. The first to create the marker wins."""
         if published := self.find(place):
             return published, False
-        started_s = self.clock()
-        folder = place.data + attempt_name(started_s) if arrays else None
-        writer = f"{socket.gethostname()}:{os.getpid()}"
+        encode_json(attrs)  # attrs that are not JSON fail before anything is written
+        folder, infos = self.begin(place) if arrays else None, {}
+        if folder:
+            with self._whole_or_nothing(folder):
+                for name, array in arrays.items():
+                    infos[name] = self._write_array(f"{folder}/{checked_name(name)}", array)
+        return self.complete(place, folder, infos, attrs)
+
+    def begin(self, place: Place) -> str:
+        """A new folder for a record that several processes write together, by `write_part`, and one by `complete`."""
+        return place.data + attempt_name(self.clock())
+
+    def write_part(self, folder: str, name: str, array: np.ndarray) -> ArrayInfo:
+        """One array of a record that is not complete yet. Raises: StoreError; the array is then not there."""
+        path = f"{folder}/{checked_name(name)}"
+        with self._whole_or_nothing(path):
+            info = self._write_array(path, array)
+            self.backend.flush(path)
+        return info
+
+    def complete(
+        self, place: Place, folder: str | None, arrays: Mapping[str, ArrayInfo], attrs: Mapping[str, JSON]
+    ) -> tuple[Commit, bool]:
+        """Make arrays that lie in a folder of `begin` visible as the record of a place; returns as `publish`."""
+        now = self.clock()
+        if folder:
+            with self._whole_or_nothing(folder):
+                self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(attrs))])
+                self.backend.flush(folder)
+            spent = now - (attempt_time(folder) or now)
+            if spent > ATTEMPT_LIFETIME_S:
+                raise StoreError(
+                    f"writing {folder} took {spent:.0f} s; past {ATTEMPT_LIFETIME_S:.0f} s the collector may delete "
+                    "unpublished data: repeat it, with less in one record"
+                )
         commit = Commit(
             marker=place.marker,
             data=folder,
-            arrays={},
+            arrays=dict(arrays),
             attrs=dict(attrs),
-            writer=writer,
-            time_s=0.0,
+            writer=f"{socket.gethostname()}:{os.getpid()}",
+            time_s=now,
             software=dict(software()),
         )
-        encode_commit(commit)  # attrs that are not JSON fail before anything is written
-        if folder:
-            commit = replace(commit, arrays=self._write_folder(folder, arrays, attrs))
-        now = self.clock()
-        if now - started_s > ATTEMPT_LIFETIME_S:
-            raise StoreError(
-                f"writing {folder} took {now - started_s:.0f} s; past {ATTEMPT_LIFETIME_S:.0f} s the collector may "
-                "delete unpublished data: repeat it, with less in one record"
-            )
-        data = encode_commit(replace(commit, time_s=now))
+        data = encode_commit(commit)
         offered = decode_commit(place.marker, data)
         winner = offered if self.backend.create(place.marker, data, now) else self.find(place)
         assert winner is not None, f"{place.marker} exists and does not"
         return winner, winner == offered  # equal also where obstore repeated a create that had succeeded unheard
 
-    def _write_folder(
-        self, folder: str, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]
-    ) -> dict[str, ArrayInfo]:
+    @contextmanager
+    def _whole_or_nothing(self, folder: str) -> Iterator[None]:
         try:
-            self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(attrs))])
-            infos = {name: self._write_array(f"{folder}/{checked_name(name)}", array) for name, array in arrays.items()}
-            self.backend.flush(folder)
+            yield
         except StoreError:
-            self.backend.delete_folder(folder)  # nobody else knows this folder, and a full disk needs the space
+            self.backend.delete_folder(folder)  # nobody reads it yet, and a full disk needs the space
             raise
-        return infos
 
     def _write_array(self, path: str, array: np.ndarray) -> ArrayInfo:
         values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")

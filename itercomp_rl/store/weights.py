@@ -1,9 +1,9 @@
-"""Versions of a role's weights: one flat array each, and an index that says where in it every tensor lies."""
+"""Versions of a role's weights: a flat array from each rank, and an index that says where in it every tensor lies."""
 
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
 from itercomp_rl.store.chunks import digest
-from itercomp_rl.store.layout import JSON, WAY_OUT, Commit, checked_name, encode_json, version_place
+from itercomp_rl.store.layout import JSON, WAY_OUT, ArrayInfo, Commit, Place, checked_name, encode_json, version_place
+from itercomp_rl.store.ranks import ALONE, Ranks
 from itercomp_rl.store.store import Store
 
 _DTYPES = {
@@ -21,6 +22,7 @@ _DTYPES = {
         torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
     )
 }  # fmt: skip
+_FLAT = "flat"  # the array of a version; flat-0, flat-1 ... of the ranks that wrote one together
 _ALIGNMENT = 64  # bytes; every tensor starts on a multiple, so that loading makes views and no copies
 
 
@@ -35,27 +37,63 @@ class WeightsRef:
 
 
 def publish(
-    store: Store, role: str, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]
+    store: Store,
+    role: str,
+    version: int,
+    tensors: Mapping[str, torch.Tensor],
+    attrs: Mapping[str, JSON],
+    ranks: Ranks = ALONE,
 ) -> WeightsRef:
     """Write the tensors as one version of a role and make it visible, all of it or nothing.
 
-    One array holds the bytes, as the widest unsigned words that fit every dtype (u1, u2, u4): bfloat16 as its bits.
+    An array holds the bytes, as the widest unsigned words that fit every dtype (u1, u2, u4): bfloat16 as its bits.
+    Ranks that call this together write an array each, all at once, of their own tensors; the first one's attrs count.
     A version there already with the same tensors is left as it is.
     Args: attrs: lineage; an int `base_version` names the version of this role that a delta or LoRA needs, and keeps it.
     Raises: StoreError if the version exists with other tensors, or the store cannot take it.
     """
     index, flat = _flatten(tensors)
-    commit, is_ours = store.publish(version_place(role, version), {"flat": flat}, {"tensors": index, "attrs": attrs})
+    place = version_place(role, version)
+    if ranks.num == 1:
+        commit, is_ours = store.publish(place, {_FLAT: flat}, {"tensors": index, "attrs": attrs})
+        offered = None if is_ours else _checksum(index, [digest(flat)])
+    else:
+        commit, offered = _publish_together(store, place, index, flat, attrs, ranks)
     published = _ref(role, version, commit)
-    if is_ours:
-        return published
-    offered = _checksum(index, digest(flat))
-    if published.checksum != offered:
+    if offered is not None and published.checksum != offered:
         raise StoreError(
             f"version {version} of {role} is published already with other tensors (checksum {published.checksum}, "
             f"offered {offered}): two learners write one role, or a retry is not deterministic; publish a new version"
         )
     return published
+
+
+def _publish_together(
+    store: Store,
+    place: Place,
+    index: dict[str, dict[str, JSON]],
+    flat: np.ndarray,
+    attrs: Mapping[str, JSON],
+    ranks: Ranks,
+) -> tuple[Commit, str]:
+    """The commit of a version and the checksum of what these ranks offered; each rank has written its part."""
+    is_first = ranks.rank == 0
+    folder = ranks.exchange(None if not is_first or store.find(place) else store.begin(place))[0]
+    name = f"{_FLAT}-{ranks.rank}"
+    info = asdict(store.write_part(str(folder), name, flat)) if folder else {"sha256": digest(flat)}
+    parts: list[Any] = ranks.exchange({"index": index, "info": info})
+    whole = {
+        tensor: {**entry, "array": f"{_FLAT}-{rank}"}
+        for rank, part in enumerate(parts)
+        for tensor, entry in part["index"].items()
+    }
+    if folder and is_first:
+        infos = {f"{_FLAT}-{rank}": ArrayInfo(**part["info"]) for rank, part in enumerate(parts)}
+        store.complete(place, str(folder), infos, {"tensors": whole, "attrs": attrs})
+    ranks.exchange(None)  # the marker is there
+    commit = store.find(place)
+    assert commit is not None, f"{place.marker} was just published"
+    return commit, _checksum(whole, [part["info"]["sha256"] for part in parts])
 
 
 def versions(store: Store, role: str) -> list[int]:
@@ -81,14 +119,15 @@ def load_attrs(store: Store, role: str, version: int) -> dict[str, Any]:
 
 
 def load(store: Store, role: str, version: int) -> dict[str, torch.Tensor]:
-    """The tensors of a version on the CPU, bit for bit and in their order, checked against its marker.
+    """The tensors of a version on the CPU, bit for bit and in the order of publishing, checked against its marker.
 
-    They are views of one buffer, which lives as long as any of them. Raises: MissingRecordError, CorruptRecordError.
+    They are views of one buffer a rank, which lives as long as any of them.
+    Raises: MissingRecordError, CorruptRecordError.
     """
     commit = _existing(store, role, version)
-    flat = torch.from_numpy(store.read_array(commit, "flat").view(np.uint8))
+    parts = {name: torch.from_numpy(store.read_array(commit, name).view(np.uint8)) for name in commit.arrays}
     try:
-        return {name: _tensor(flat, **entry) for name, entry in commit.attrs["tensors"].items()}
+        return {name: _tensor(parts, **entry) for name, entry in commit.attrs["tensors"].items()}
     except (KeyError, TypeError, RuntimeError) as error:
         raise CorruptRecordError(f"{commit.marker} has no sound tensor index ({error}): {WAY_OUT}") from error
 
@@ -122,16 +161,19 @@ def _flatten(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, J
     return index, flat.view(f"<u{min(word, 4)}")
 
 
-def _tensor(flat: torch.Tensor, dtype: str, shape: list[int], offset: int) -> torch.Tensor:
+def _tensor(
+    parts: Mapping[str, torch.Tensor], dtype: str, shape: list[int], offset: int, array: str = "flat"
+) -> torch.Tensor:
     num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
-    return flat[offset : offset + num_bytes].view(_DTYPES[dtype]).reshape(shape)
+    return parts[array][offset : offset + num_bytes].view(_DTYPES[dtype]).reshape(shape)
 
 
 def _ref(role: str, version: int, commit: Commit) -> WeightsRef:
-    flat = commit.arrays["flat"]
-    checksum = _checksum(commit.attrs["tensors"], flat.sha256)
-    return WeightsRef(role=role, version=version, checksum=checksum, num_bytes=flat.shape[0] * flat.dtype.itemsize)
+    parts = commit.arrays.values()
+    checksum = _checksum(commit.attrs["tensors"], [part.sha256 for part in parts])
+    num_bytes = sum(part.shape[0] * part.dtype.itemsize for part in parts)
+    return WeightsRef(role=role, version=version, checksum=checksum, num_bytes=num_bytes)
 
 
-def _checksum(index: Mapping[str, JSON], flat_sha256: str) -> str:
-    return hashlib.sha256(encode_json({"tensors": index, "flat": flat_sha256})).hexdigest()
+def _checksum(index: Mapping[str, JSON], sha256s: list[str]) -> str:
+    return hashlib.sha256(encode_json({"tensors": index, "flat": sha256s})).hexdigest()

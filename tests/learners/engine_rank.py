@@ -70,9 +70,8 @@ def be_a_rank(orders: dict[str, Any], rank: int, world_size: int, port: int, out
         spec = EngineSpec(**SETTINGS, **case)
         first = open_engine(Net(seed=rank), spec, group, CPU)  # rank 0's weights count
         facts[name] = {"norms": train(first, range(3), rank, world_size, orders["micro"])}
-        facts[name]["is_none"] = first.weights() is None
-        found = {f"weights/{k}": v for k, v in (first.weights(ema=False) or {}).items()}
-        found |= {f"ema/{k}": v for k, v in (first.weights() or {}).items()}
+        found = {f"weights/{k}": v for k, v in first.weights(ema=False).items()}
+        found |= {f"ema/{k}": v for k, v in first.weights().items()}
         save_file(found, out / f"{name}-{rank}.safetensors")
         first.save(out / name)
         second = open_engine(Net(seed=0), spec, group, CPU)

@@ -32,4 +32,4 @@ def update(engine: Engine, x: list[float]) -> dict[str, float]:
 
 
 def weight(engine: Engine, ema: bool = False) -> list[float]:
-    return (engine.weights(ema) or {})["weight"].tolist()
+    return engine.weights(ema)["weight"].tolist()

@@ -23,7 +23,7 @@ def test_the_first_update_moves_each_weight_by_the_rate_and_the_average_follows(
 def test_weights_decay_by_rate_times_decay_even_where_no_loss_reaches() -> None:
     engine = scale_engine([1.0], weight_decay=0.5)
     update(engine, [1.0])
-    assert (engine.weights() or {})["unused"].item() == pytest.approx(1 - 0.1 * 0.5)
+    assert engine.weights()["unused"].item() == pytest.approx(1 - 0.1 * 0.5)
 
 
 def test_clipping_shortens_a_gradient_to_the_limit_and_leaves_shorter_ones() -> None:
@@ -82,11 +82,11 @@ def test_frozen_parameters_stay_and_are_not_published() -> None:
     engine = open_engine(Net(seed=0), EngineSpec(kind="plain", **SETTINGS), None, CPU)
     train(engine, range(2))
     assert torch.equal(engine.module.get_parameter("stem.weight"), Net(seed=0).stem.weight)
-    assert {name.split(".")[0] for name in engine.weights() or {}} == {"body", "head", "spare"}
+    assert {name.split(".")[0] for name in engine.weights()} == {"body", "head", "spare"}
 
 
 def test_weights_are_a_copy() -> None:
     engine = scale_engine([1.0])
-    before = engine.weights() or {}
+    before = engine.weights()
     update(engine, [1.0])
     assert before["weight"].tolist() == [1.0]

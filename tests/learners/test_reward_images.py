@@ -79,9 +79,9 @@ def test_gradients_that_accumulate_are_those_of_the_whole_batch(store: Store) ->
         _, model, engine = made._opened()
         model.eval()  # dropout would draw differently in parts
         made.advance(1)
-        found.append({name: t.double() for name, t in (engine.weights(ema=False) or {}).items()})
+        found.append({name: t.double() for name, t in engine.weights(ema=False).items()})
     # Adam's first step is nearly the gradient's sign, so rounding shows where a gradient is almost 0: compare all.
-    start = learner(store)._opened()[2].weights(ema=False) or {}
+    start = learner(store)._opened()[2].weights(ema=False)
     for other in found[1:]:
         apart = sum(float((other[name] - tensor).abs().sum()) for name, tensor in found[0].items())
         way = sum(float((tensor - start[name].double()).abs().sum()) for name, tensor in found[0].items())

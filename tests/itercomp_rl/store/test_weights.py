@@ -1,6 +1,10 @@
 """Weights come back bit for bit, and no version is ever changed."""
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,3 +172,93 @@ def test_a_dtype_it_cannot_store_is_named(tensor: torch.Tensor) -> None:
     with pytest.raises(StoreError, match=r"tensor w is torch\..*: cannot be stored, cast it to one of"):
         weights.publish(store, "policy", 0, {"w": tensor}, {})
     assert weights.latest(store, "policy") is None
+
+
+class Table:
+    """Ranks that are threads: what each says is heard by all once all have said it."""
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+        self._said: list[Any] = [None] * num
+        self.barrier = threading.Barrier(num, timeout=30)
+
+    def seat(self, rank: int) -> "Seat":
+        return Seat(self, rank)
+
+    def exchange(self, rank: int, value: Any) -> list[Any]:
+        self._said[rank] = json.loads(json.dumps(value))
+        self.barrier.wait()
+        heard = list(self._said)
+        self.barrier.wait()
+        return heard
+
+
+class Seat:
+    """Satisfies Ranks."""
+
+    def __init__(self, table: Table, rank: int) -> None:
+        self._table, self.rank, self.num = table, rank, table.num
+
+    def exchange(self, value: Any) -> list[Any]:
+        return self._table.exchange(self.rank, value)
+
+
+def together(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list[weights.WeightsRef]:
+    """Every rank publishes its share, all at once."""
+    table = Table(len(shares))
+
+    def publish(rank: int) -> weights.WeightsRef:
+        return weights.publish(store, "policy", version, shares[rank], {"rank": rank}, table.seat(rank))
+
+    with ThreadPoolExecutor(len(shares)) as threads:
+        return list(threads.map(publish, range(len(shares))))
+
+
+def test_ranks_write_one_version_together_each_its_own_tensors(store: Store) -> None:
+    tensors = mixed(seed=0)
+    shares = [dict(list(tensors.items())[rank::3]) for rank in range(3)]
+    refs = together(store, shares)
+    assert refs == [weights.find(store, "policy", 0)] * 3
+    loaded = weights.load(store, "policy", 0)
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape)
+        assert bits(loaded[name]) == bits(tensor)
+    assert weights.load_attrs(store, "policy", 0) == {"rank": 0}
+    assert verify(store) == []
+
+
+def test_a_rank_without_tensors_writes_with_the_others() -> None:
+    store = open_store("memory://", create=True)
+    together(store, [{"w": torch.ones(3)}, {}])
+    assert weights.load(store, "policy", 0)["w"].tolist() == [1, 1, 1]
+    assert verify(store) == []
+
+
+def test_ranks_that_publish_a_version_again_may_not_change_it() -> None:
+    store = open_store("memory://", create=True)
+    first = together(store, [{"a": torch.zeros(3)}, {"b": torch.ones(2)}])
+    assert together(store, [{"a": torch.zeros(3)}, {"b": torch.ones(2)}]) == first
+    with pytest.raises(StoreError, match="is published already with other tensors"):
+        together(store, [{"a": torch.zeros(3)}, {"b": torch.zeros(2)}])
+    assert verify(store) == []
+
+
+def test_what_ranks_began_and_one_could_not_end_is_no_version(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), create=True)
+    table = Table(2)
+
+    def fail(rank: int) -> None:
+        tensors = {"a": torch.zeros(3)} if rank == 0 else {"b": torch.zeros(2, dtype=torch.complex64)}
+        try:
+            weights.publish(store, "policy", 0, tensors, {}, table.seat(rank))
+        except StoreError:
+            table.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(2) as threads:
+        one, other = [threads.submit(fail, rank) for rank in range(2)]
+    assert isinstance(one.exception(), threading.BrokenBarrierError)
+    assert isinstance(other.exception(), StoreError)
+    assert weights.versions(store, "policy") == []
+    assert {problem.kind for problem in verify(store)} <= {"orphan"}
