@@ -128,11 +128,12 @@ class Store:
         self, place: Place, folder: str | None, arrays: Mapping[str, ArrayInfo], attrs: Mapping[str, JSON]
     ) -> tuple[Commit, bool]:
         """Make arrays that lie in a folder of `begin` visible as the record of a place; returns as `publish`."""
-        now = self.clock()
         if folder:
             with self._whole_or_nothing(folder):
                 self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(attrs))])
                 self.backend.flush(folder)
+        now = self.clock()
+        if folder:
             spent = now - (attempt_time(folder) or now)
             if spent > ATTEMPT_LIFETIME_S:
                 raise StoreError(
