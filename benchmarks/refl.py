@@ -4,14 +4,14 @@ python benchmarks/refl.py --json refl.json
 Both run in one process, in turn, on one SDXL whose UNet dominates: 40 stochastic steps, one gradient point, two
 micro-batches of four images. Ours reads its weights from the store and publishes them to it every update, as in a run;
 the bare loop keeps them where they are.
-Then, ours alone: the same with 1, 2 and 4 gradient points per rollout, at steps drawn from 30..39.
+Then, ours alone, on images of half the side: the same with 1, 2 and 4 gradient points per rollout, at steps drawn
+from 30..39.
 """
 
 import argparse
 import copy
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,17 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from measures import measure, write
+from one_process import ASPECTS, feedback_updates, in_turn
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from actors.roller import Roller
 from itercomp_rl.config import load_config
-from itercomp_rl.items import PolicyOrder, RewardReport
 from itercomp_rl.judges.reward import load_ensemble
 from itercomp_rl.models import checkpoint_path
-from itercomp_rl.plan import Plan
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from learners.engine import Group
-from learners.policy import PolicyLearner
 
 CPU = torch.device("cpu")
 BATCH, ROLLOUT, STEPS, MID = 8, 4, 40, 35
@@ -50,27 +46,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=5, help="timed ones of each kind")
+    parser.add_argument("--side", type=int, default=32, help="of the latents; the UNet dominates from 16 on")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_sdxl(root / "sdxl")
+        make_sdxl(root / "sdxl", options.side)
+        make_sdxl(root / "half", options.side // 2)
         store = open_store((root / "store").as_uri(), create=True, durable=False)
         trunk = load_reward(Path(checkpoint_path(TRUNK)))
         for aspect in ASPECTS:
             weights.publish(store, f"reward-{aspect}", 0, trunk.state_dict(), {})
+
+        def ours(name: str, *overrides: str) -> Callable[[], None]:
+            return feedback_updates(settings(root, *overrides), store, root / name, CPU)
+
         fixed = (f"policy.mid_low={MID}", f"policy.mid_high={MID}")
-        ways = {"bare": bare(root, store), "ours": ours(root, store, "bare", *fixed)}
-        found = in_turn(ways, options.updates)
+        found = in_turn({"bare": bare(root, store), "ours": ours("ours", *fixed)}, options.updates)
         ratio = statistics.median(b / a for a, b in zip(found["bare"], found["ours"], strict=True))
         measures = [
             measure("refl/ours over a bare loop", ratio, "ratio", aim=1.03),
             measure("refl/bare loop", statistics.median(found["bare"]), "s per update"),
             measure("refl/ours", statistics.median(found["ours"]), "s per update"),
         ]
-        points = {str(n): ours(root, store, f"p{n}", f"policy.points_per_rollout={n}") for n in (1, 2, 4)}
+        half = f"policy.model={root}/half"
+        points = {str(n): ours(f"points-{n}", half, f"policy.points_per_rollout={n}") for n in (1, 2, 4)}
         found = in_turn(points, options.updates)
         for n in (2, 4):
             share = statistics.median(b / (n * a) for a, b in zip(found["1"], found[str(n)], strict=True))
@@ -81,20 +83,7 @@ def main() -> None:
 
 
 TRUNK = "embedded:trunk"  # a BLIP, as the real reward models are
-ASPECTS = ("attribute", "spatial", "non_spatial")
 PROMPTS = [f"prompt number {i}" for i in range(64)]
-
-
-def in_turn(ways: dict[str, Callable[[], None]], updates: int) -> dict[str, list[float]]:
-    """Seconds of each way's updates; one after the other, so that a busy machine slows all of them."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(updates + 1):
-        for name, update in ways.items():
-            began = time.perf_counter()
-            update()
-            if number:  # the first one warms up
-                found[name].append(time.perf_counter() - began)
-    return found
 
 
 def settings(root: Path, *overrides: str) -> Config:
@@ -129,34 +118,6 @@ def settings(root: Path, *overrides: str) -> Config:
             *overrides,
         ],
     )
-
-
-def ours(root: Path, store: Store, name: str, *overrides: str) -> Callable[[], None]:
-    """One update by a roller and a learner that meet in the store."""
-    config = settings(root, *overrides)
-    report = RewardReport(aspect="", version=0, accuracy=1.0, num_pairs=1, mean=0.0, std=1.0, weight=1.0)
-    order = PolicyOrder(
-        round=0,
-        start_version=None,
-        live_role=f"live-{name}",
-        rewards=dict.fromkeys(ASPECTS, report),
-        rankings=(),
-    )
-    seed, plan = config.run.seed, Plan(config=config)
-    learner = PolicyLearner(store, config.policy, config.reward.trunk, root / name, seed, CPU, plan.rolled_prompts)
-    learner.join(Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo"))
-    learner.open(order)
-    roller = Roller(store, config.policy, CPU, plan.rolled_prompts)
-    number = 0
-
-    def update() -> None:
-        nonlocal number
-        first, live = number * plan.rollouts_per_update, (order.live_role, number)
-        orders = [plan.rollout_order(0, first + i, live) for i in range(plan.rollouts_per_update)]
-        learner.update(number, [roller.roll(order) for order in orders])
-        number += 1
-
-    return update
 
 
 def bare(root: Path, store: Store) -> Callable[[], None]:
@@ -209,8 +170,8 @@ def bare(root: Path, store: Store) -> Callable[[], None]:
     return update
 
 
-def make_sdxl(folder: Path) -> None:
-    """An SDXL of 10 million weights in the UNet at 32 x 32 latents: its arithmetic dwarfs everything around it."""
+def make_sdxl(folder: Path, side: int) -> None:
+    """An SDXL of 10 million weights in the UNet, at latents of side x side: its arithmetic dwarfs all around it."""
     torch.manual_seed(0)
     words = {"<pad>": 0, "<unk>": 1, "<bos>": 2, "<eos>": 3, "prompt": 4, "number": 5}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -239,14 +200,14 @@ def make_sdxl(folder: Path) -> None:
             up_block_types=("UpDecoderBlock2D",) * 2,
             layers_per_block=1,
             norm_num_groups=4,
-            sample_size=64,
+            sample_size=2 * side,
         ),
         text_encoder=CLIPTextModel(text).eval(),
         text_encoder_2=CLIPTextModelWithProjection(text).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet_class(
-            sample_size=32,
+            sample_size=side,
             block_out_channels=(64, 128, 128),
             layers_per_block=2,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

@@ -63,7 +63,7 @@ def check_memory(config: Config, processes: Mapping[str, tuple[Sequence[str], fl
     Raises: ConfigError with the table and the settings that would help, if something cannot fit.
     """
     places = [
-        Place(label=label, gpus=gpus, needs=tuple(_need(config, role, gpus > 0) for role in roles))
+        Place(label=label, gpus=gpus, needs=tuple(need(config, role, on_gpu=gpus > 0) for role in roles))
         for label, (roles, gpus) in processes.items()
     ]
     lines, too_much = memory_table(config, places)
@@ -107,7 +107,8 @@ def _gpu_gib_here() -> float | None:
     return torch.cuda.get_device_properties(0).total_memory / GIB
 
 
-def _need(config: Config, role: str, on_gpu: bool) -> Need:
+def need(config: Config, role: str, *, on_gpu: bool) -> Need:
+    """Of one role, by its name: need(config, "policy_learner-0", on_gpu=True)."""
     kind = role.split("-")[0]
     parts = _NEEDS[kind](config)
     if kind in ("policy_learner", "roller"):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ evaluation: {{images_per_aspect: 2, grid_prompts: 2}}
 """
 
 
-def run_family(folder: Path, family: str, mode: str, engine: str) -> Path:
+def run_family(folder: Path, family: str, mode: str, engine: str, overrides: Sequence[str] = ()) -> Path:
     """A run of one round; returns its folder."""
     kind, stage = ENGINES[engine]
     text = CONFIG.format(
@@ -71,7 +72,15 @@ def run_family(folder: Path, family: str, mode: str, engine: str) -> Path:
         stage=stage,
     )
     (folder / "config.yaml").write_text(text)
-    command = [sys.executable, "-m", "cluster.main", "run", str(folder / "config.yaml"), f"run.dir={folder}"]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.main",
+        "run",
+        str(folder / "config.yaml"),
+        f"run.dir={folder}",
+        *overrides,
+    ]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -50,11 +50,11 @@ def batch(update: int) -> Tensor:
 
 def train(engine: Engine, updates: range, rank: int = 0, world_size: int = 1, micro: int = 1) -> list[float]:
     """Trains on equal parts of each global batch; odd updates use the other head, and run all forwards first."""
-    norms = []
+    norms, device = [], next(engine.module.parameters()).device
     for update in updates:
         with torch.no_grad():
-            engine.module(batch(update))  # as the steps of a rollout that no gradient flows through
-        parts = batch(update).chunk(world_size * micro)[rank * micro : (rank + 1) * micro]
+            engine.module(batch(update).to(device))  # as the steps of a rollout that no gradient flows through
+        parts = batch(update).to(device).chunk(world_size * micro)[rank * micro : (rank + 1) * micro]
         losses = ((engine.module(x, update % 2 == 1).float() - 1).square().mean() / micro for x in parts)
         for loss in list(losses) if update % 2 == 1 else losses:
             engine.backward(loss)
