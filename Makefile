@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart tiny doctor test slow lint check format docs docs-serve build clean
+.PHONY: help install quickstart tiny doctor test slow test-gpu lint check format docs docs-serve build clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: install  ## the fast tests
 
 slow: install  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
+
+test-gpu: install  ## what only a GPU can show
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 lint: install  ## format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

@@ -34,7 +34,7 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "lora": (),
     "lora, 1 point": ("policy.points_per_rollout=1",),
-    "lora, 4 images at once": ("policy.rollout_batch=4", "policy.batch=16"),
+    "lora, 4 images at once": ("policy.rollout_batch=4",),
     "lora, flash attention": ("policy.attention=flash",),
     "lora, compiled rollouts": ("policy.compile=true",),
     "lora, no checkpointing": ("policy.gradient_checkpointing=false",),
@@ -64,8 +64,9 @@ def main() -> None:
             config = settings(folder, *VARIANTS[variant], *options.overrides)
             store = reward_store(folder, Path(temporary) / f"store-{number}")
             peak, per_update = run(config, store, Path(temporary) / str(number), device, options.updates)
-            seconds[variant] = per_update * (4 / config.policy.batch)
-            measures.append(measure(f"real size/{variant}", per_update, f"s per {config.policy.batch} points"))
+            points = config.policy.batch * config.policy.points_per_rollout
+            seconds[variant] = per_update / points
+            measures.append(measure(f"real size/{variant}", per_update, f"s per update of {points} gradient points"))
             if peak:
                 estimate = estimated(config)
                 measures.append(measure(f"real size/{variant}: peak memory", peak / GIB, "GiB"))
@@ -78,7 +79,7 @@ def main() -> None:
 
 
 def settings(folder: Path, *overrides: str) -> Config:
-    """One GPU, four gradient points an update."""
+    """One GPU, four rollouts an update."""
     prompts = folder / "prompts.txt"
     prompts.write_text("\n".join(f"prompt number {i}" for i in range(64)))
     return load_config(
@@ -142,7 +143,8 @@ def make_checkpoints(folder: Path, device: torch.device) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     if not (folder / "sdxl").exists():
-        make_sdxl(folder / "sdxl", device)
+        make_sdxl(folder / "partial", device)
+        (folder / "partial").rename(folder / "sdxl")
     if not (folder / "reward").exists():
         words = word_tokenizer(35)
         with torch.device(device):

@@ -152,12 +152,16 @@ def _learner(config: Config) -> dict[str, int]:
     rewards = _reward_sizes(config)
     num_aspects = len(config.prompts.aspects)
     whole = (found.network_params + adapter) * width
+    denoised = 0  # gallery images whose loss is backpropagated together with a rollout's
+    if policy.pretraining_weight:
+        denoised = max(1, policy.pretraining_batch * policy.rollout_batch // policy.batch)
     return {
         "network": whole // (ranks if policy.engine.zero_stage == 3 else 1),
         **_training(policy.engine, trained, ranks),
         "VAE": found.vae_params * 4,
         "reward models": num_aspects * rewards.params * 4,
-        "activations": policy.rollout_batch
+        "activations": denoised * found.network_bytes
+        + policy.rollout_batch
         * (found.network_bytes * guided * policy.grad_steps + found.vae_bytes + num_aspects * rewards.image_bytes),
     }
 

@@ -1,6 +1,7 @@
 """Experiment trackers by name, through accelerate's wrappers: scalars, a few images, the settings."""
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,16 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
+LAUNCHER_VARIABLES = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "WORLD_SIZE")
+
+
 class Trackers:
     """All trackers of a run as one; none is fine."""
 
     def __init__(self, names: Sequence[str], run: Run) -> None:
         check_trackers(names)
         if names:
-            from accelerate import PartialState
-
-            PartialState(cpu=True)  # the wrappers ask it who is the main process; the driver needs no GPU for that
+            _become_main_process()
         self._open = {name: TRACKERS[name].open(run) for name in names}
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -69,6 +71,20 @@ class Trackers:
         """Flush and end."""
         for tracker in self._open.values():
             tracker.finish()
+
+
+def _become_main_process() -> None:
+    """Tell accelerate, whose wrappers ask it who the main process is, that this one is it and has no other beside it.
+
+    What launchers of ranks (torchrun, mpirun, srun) leave in the environment would have it wait for others.
+    """
+    from accelerate import PartialState
+
+    kept = {name: os.environ.pop(name) for name in LAUNCHER_VARIABLES if name in os.environ}
+    try:
+        PartialState(cpu=True)
+    finally:
+        os.environ.update(kept)
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

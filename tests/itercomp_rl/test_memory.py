@@ -13,7 +13,7 @@ from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.memory import GIB, Need, Place, check_memory, reward_sizes
+from itercomp_rl.memory import GIB, Need, Place, check_memory, need, reward_sizes
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.schema import Config
@@ -128,6 +128,18 @@ def test_learners_in_one_process_take_turns() -> None:
 
     assert place(("policy_learner-0", 5), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 6 * GIB
     assert place(("policy_learner-0", 3), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 5 * GIB
+
+
+def test_gallery_images_of_the_pre_training_loss_count_with_the_rollout_that_they_learn_beside() -> None:
+    def activations(*overrides: str) -> int:
+        config = load_config("quickstart", ["policy.batch=8", "policy.rollout_batch=2", *overrides])
+        return need(config, "policy_learner-0", on_gpu=True).parts["activations"]
+
+    config = load_config("quickstart")
+    image = sizes(checkpoint_path(config.policy.model), config.policy.size_px).network_bytes
+    without = activations("policy.pretraining_weight=0")
+    assert activations("policy.pretraining_batch=12") - without == 3 * image  # 12 images over 4 rollouts
+    assert activations("policy.pretraining_batch=1") - without == image
 
 
 def test_training_state_is_counted_by_stage_and_optimizer() -> None:

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +50,21 @@ def test_a_resumed_run_counts_on_and_a_torn_line_is_not_joined_to_the_next(tmp_p
     write_two_updates(open_log(tmp_path, []))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["name"] == "policy/loss"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"PMI_SIZE": "2"}, {"WORLD_SIZE": "8", "RANK": "3"}])
+def test_a_driver_that_a_launcher_of_ranks_started_waits_for_no_others(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from pathlib import Path; from itercomp_rl.trackers import Run, Trackers\n"
+        "trackers = Trackers(['tensorboard'], Run(project='p', name='n', folder=Path(sys.argv[1]), settings={}))\n"
+        "trackers.log({'policy/loss': 3.0}, 0); trackers.close()"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=os.environ | variables, check=True, timeout=60)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("policy/loss")] == [3.0]
 
 
 def test_tensorboard_shows_the_same_names_steps_and_images(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Every benchmark runs to its end, as small as it can be made: what nobody runs rots. Its figures are not looked at."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from real_size import word_tokenizer
+
+from itercomp_rl.reward.checkpoint import save_reward
+from itercomp_rl.reward.model import RewardConfig, RewardModel
+from tests.checkpoints import make_sdxl
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SMALL = {
+    "rewards": ("--repeats", "1", "--batch", "1"),
+    "store": ("--repeats", "1", "--weights-mib", "4", "--largest", "1000"),
+    "refl": ("--updates", "1", "--side", "8"),
+    "gallery": ("--images", "8", "--repeats", "1", "--steps", "2"),
+    "loop": ("--most", "4"),
+}
+SLOW = ("refl", "gallery", "loop")
+
+
+def measured(name: str, file: Path, *options: str) -> dict[str, float]:
+    """What a benchmark wrote, by name; all of it is numbers."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--json", str(file), *options]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tree = json.loads(file.read_text())
+    assert tree["machine"]
+    assert tree["versions"]
+    found = {row["name"]: row["value"] for row in tree["measures"]}
+    assert found
+    assert all(math.isfinite(value) for value in found.values())
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SMALL]
+)
+@pytest.mark.timeout(900)
+def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
+    measured(name, tmp_path / "measures.json", *SMALL[name])
+
+
+@pytest.mark.slow
+def test_real_size_takes_checkpoints_of_any_size(tmp_path: Path) -> None:
+    make_sdxl(tmp_path / "sdxl")
+    tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = RewardConfig(
+        image_size=8,
+        vision={**tower, "patch_size": 4},
+        text={**tower, "vocab_size": 8, "max_position_embeddings": 40},
+        mlp_widths=(8, 8, 8, 4),
+        mlp_init="unit_gain",
+    )
+    save_reward(RewardModel(config, word_tokenizer(35)).eval(), tmp_path / "reward")
+    variants = ("--variant", "lora", "--variant", "all weights, zero 1")
+    options = ("--folder", str(tmp_path), "--updates", "1", *variants, "policy.size_px=16")
+    found = measured("real_size", tmp_path / "measures.json", *options)
+    assert set(found) == {
+        "real size/lora",
+        "real size/all weights, zero 1",
+        "real size/all weights, zero 1 over lora, per point",
+    }
