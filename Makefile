@@ -40,7 +40,7 @@ slow: install  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
 test-gpu: install  ## what only a GPU can show
-	$(BIN)/python -m pytest tests/gpu $(ARGS)
+	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)
 
 lint: install  ## format, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

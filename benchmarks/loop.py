@@ -69,8 +69,10 @@ class Watch:
             if self._kill == (name, len(steps)):
                 os.kill(self._pid, signal.SIGKILL)
 
-        yield advance
-        self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - began
+        try:
+            yield advance
+        finally:  # a phase that a death ends begins again
+            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - began
 
 
 def settings(folder: Path, name: str, *overrides: str) -> Config:

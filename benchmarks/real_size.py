@@ -3,11 +3,13 @@
 python benchmarks/real_size.py --json real_size.json [--folder DIR] [--updates 3]
 The checkpoints are SDXL base and ImageReward (BLIP-large) in every size, with random weights: time and memory do not
 depend on what the weights are. They are made in DIR and stay there; with DIR/sdxl and DIR/reward in place, of whatever
-size, those are used. Settings are those of configs/sdxl_lora_1gpu.yaml but for the batch, and for what a variant names.
+size, those are used. Settings are those of configs/sdxl_lora_1gpu.yaml, but that there are four images to an update and
+no pre-training loss, and for what a variant names.
 """
 
 import argparse
 import gc
+import shutil
 import statistics
 import tempfile
 import time
@@ -33,6 +35,7 @@ from itercomp_rl.store.store import Store, open_store
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "lora": (),
+    "lora, 1 image at once": ("policy.rollout_batch=1",),
     "lora, 1 point": ("policy.points_per_rollout=1",),
     "lora, 4 images at once": ("policy.rollout_batch=4",),
     "lora, flash attention": ("policy.attention=flash",),
@@ -62,8 +65,10 @@ def main() -> None:
         seconds = {}
         for number, variant in enumerate(options.variant or VARIANTS):
             config = settings(folder, *VARIANTS[variant], *options.overrides)
-            store = reward_store(folder, Path(temporary) / f"store-{number}")
-            peak, per_update = run(config, store, Path(temporary) / str(number), device, options.updates)
+            place = Path(temporary) / str(number)
+            store = reward_store(folder, place / "store")
+            peak, per_update = run(config, store, place / "learner", device, options.updates)
+            shutil.rmtree(place)  # every update published all that it learned
             points = config.policy.batch * config.policy.points_per_rollout
             seconds[variant] = per_update / points
             measures.append(measure(f"real size/{variant}", per_update, f"s per update of {points} gradient points"))
@@ -96,7 +101,6 @@ def settings(folder: Path, *overrides: str) -> Config:
             "policy.updates=1000000",
             "policy.checkpoint_every=1000000",
             "policy.pretraining_weight=0",
-            "policy.engine.ema=0.99",
             *overrides,
         ],
     )

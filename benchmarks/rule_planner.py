@@ -6,8 +6,9 @@ planned object. Needs spaCy and its pipeline: pip install 'itercomp-rl[compbench
 """
 
 import argparse
-import json
 from pathlib import Path
+
+from measures import measure, write
 
 from itercomp_rl.evaluation.benchmark_files import BENCHMARK, CATEGORIES, read_prompts
 from itercomp_rl.evaluation.language import Language
@@ -23,17 +24,17 @@ def main() -> None:
     parser.add_argument("--missed", action="store_true", help="Print the prompts with what was not found.")
     options = parser.parse_args()
     language = Language(options.spacy)
-    rows = []
+    measures = []
     for category in CATEGORIES:
         prompts = read_prompts(BENCHMARK, category)
         missed = {prompt: names for prompt in prompts if (names := not_found(language, prompt))}
         share = 1 - len(missed) / len(prompts)
-        rows.append({"category": category, "prompts": len(prompts), "every_object_found": share})
-        print(f"{category:12} {len(prompts):4}  {100 * share:5.1f} %")
+        name = f"rule planner/{category}: every object found"
+        measures.append(measure(name, share, f"of {len(prompts)} prompts", better="higher"))
         for prompt, names in missed.items() if options.missed else ():
             print(f"    {', '.join(names)} in: {prompt}")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write(options.json, measures)
 
 
 def not_found(language: Language, prompt: str) -> list[str]:

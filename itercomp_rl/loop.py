@@ -219,6 +219,8 @@ async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
     start_version = round_ - 1 if round_ > 0 and plan.config.policy.start_from == "previous" else None
 
     async def learn() -> None:
+        if run.ledger.has_policy(round_):  # published by an attempt of which a rank died right after
+            return
         order = PolicyOrder(
             round=round_,
             start_version=start_version,

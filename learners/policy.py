@@ -27,6 +27,7 @@ from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.deltas import DeltaPublisher
+from itercomp_rl.store.ranks import Ranks
 from itercomp_rl.store.store import Store
 from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine import Engine, Group, open_engine
@@ -69,6 +70,9 @@ class PolicyLearner:
             raise WorkerDiedError("a policy learner was restarted and belongs to no group yet")
         return self._joined
 
+    def _ranks(self) -> Ranks:
+        return ranks_of(self._group, self._device)
+
     def open(self, order: PolicyOrder) -> int:
         """Load policy, reward models and this round's newest checkpoint; publish live weights; returns updates made."""
         settings = self._settings
@@ -82,7 +86,9 @@ class PolicyLearner:
             order=order,
             policy=policy,
             engine=engine,
-            live=DeltaPublisher(self._store, order.live_role, settings.anchor_every, ranks_of(self._group)),
+            live=DeltaPublisher(
+                self._store, order.live_role, settings.anchor_every, ranks_of(self._group, self._device)
+            ),
             gallery=gallery,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
@@ -145,8 +151,8 @@ class PolicyLearner:
             "updates": task.engine.updates,
             "seed": self._seed,
         }
-        learned, ranks = task.engine.weights(ema=True), ranks_of(self._group)
-        weights.publish(self._store, POLICY, task.order.round, learned, attrs, ranks)
+        learned = task.engine.weights(ema=True)
+        weights.publish(self._store, POLICY, task.order.round, learned, attrs, self._ranks())
         task.engine.close()
         self._task = None
 

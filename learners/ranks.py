@@ -13,9 +13,10 @@ from learners.engine import Group
 class GroupRanks:
     """Satisfies store.ranks.Ranks, over the process group that the ranks train in."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, device: torch.device) -> None:
+        """device: where the group's tensors lie."""
         self.rank, self.num = group.rank, group.world_size
-        self._device = torch.device("cuda" if group.backend == "nccl" else "cpu")
+        self._device = device if group.backend == "nccl" else torch.device("cpu")
 
     def exchange(self, value: JSON) -> list[JSON]:
         said = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=self._device)
@@ -30,6 +31,6 @@ class GroupRanks:
         return [one.cpu() for one in found]
 
 
-def ranks_of(group: Group) -> Ranks:
+def ranks_of(group: Group, device: torch.device) -> Ranks:
     """The group's ranks; one alone needs no process group."""
-    return ALONE if group.world_size == 1 else GroupRanks(group)
+    return ALONE if group.world_size == 1 else GroupRanks(group, device)

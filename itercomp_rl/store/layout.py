@@ -4,8 +4,8 @@
     store.json                                  whoever creates the store       once: the schema version
     segments/<kind>/<id>/<attempt>/             one writer, a Zarr v3 group     once, never changed
     commits/<kind>/<id>.json                    that writer, after the segment  create-only: the record is visible
-    weights/<role>/v<version>-<attempt>/        a learner, a Zarr v3 group      once, never changed
-    versions/<role>/<version>.json              that learner, after the weights create-only: the highest is the latest
+    weights/<role>/v<version>-<attempt>/        a learner's ranks, a Zarr group once, never changed
+    versions/<role>/<version>.json              its first rank, after all that  create-only: the highest is the latest
     leases/<reader>.json                        its reader                      overwritten
     retired/<role>/v<version>-<attempt>.json    the collector                   before it deletes a version's marker
     staging/<attempt>                           a marker on its way to a disk   renamed, or an orphan

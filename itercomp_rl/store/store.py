@@ -124,6 +124,10 @@ class Store:
             self.backend.flush(path)
         return info
 
+    def abandon(self, folder: str) -> None:
+        """Delete what `write_part` wrote of a record that cannot be completed."""
+        self.backend.delete_folder(folder)
+
     def complete(
         self, place: Place, folder: str | None, arrays: Mapping[str, ArrayInfo], attrs: Mapping[str, JSON]
     ) -> tuple[Commit, bool]:

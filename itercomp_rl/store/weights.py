@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,17 +49,17 @@ def publish(
 
     An array holds the bytes, as the widest unsigned words that fit every dtype (u1, u2, u4): bfloat16 as its bits.
     Ranks that call this together write an array each, all at once, of their own tensors; the first one's attrs count.
-    A version there already with the same tensors is left as it is.
+    A version there already with the same tensors, by as many ranks, is left as it is.
     Args: attrs: lineage; an int `base_version` names the version of this role that a delta or LoRA needs, and keeps it.
-    Raises: StoreError if the version exists with other tensors, or the store cannot take it.
+    Raises: StoreError, on all ranks, if the version exists with other tensors, or the store cannot take one's part.
     """
-    index, flat = _flatten(tensors)
     place = version_place(role, version)
     if ranks.num == 1:
+        index, flat = _flatten(tensors)
         commit, is_ours = store.publish(place, {_FLAT: flat}, {"tensors": index, "attrs": attrs})
         offered = None if is_ours else _checksum(index, [digest(flat)])
     else:
-        commit, offered = _publish_together(store, place, index, flat, attrs, ranks)
+        commit, offered = _publish_together(store, place, tensors, attrs, ranks)
     published = _ref(role, version, commit)
     if offered is not None and published.checksum != offered:
         raise StoreError(
@@ -71,29 +72,57 @@ def publish(
 def _publish_together(
     store: Store,
     place: Place,
-    index: dict[str, dict[str, JSON]],
-    flat: np.ndarray,
+    tensors: Mapping[str, torch.Tensor],
     attrs: Mapping[str, JSON],
     ranks: Ranks,
 ) -> tuple[Commit, str]:
     """The commit of a version and the checksum of what these ranks offered; each rank has written its part."""
     is_first = ranks.rank == 0
-    folder = ranks.exchange(None if not is_first or store.find(place) else store.begin(place))[0]
-    name = f"{_FLAT}-{ranks.rank}"
-    info = asdict(store.write_part(str(folder), name, flat)) if folder else {"sha256": digest(flat)}
-    parts: list[Any] = ranks.exchange({"index": index, "info": info})
+    folder = _all(ranks, lambda: store.begin(place) if is_first and not store.find(place) else None)[0]
+
+    def write() -> JSON:
+        index, flat = _flatten(tensors)
+        name = f"{_FLAT}-{ranks.rank}"
+        info = asdict(store.write_part(folder, name, flat)) if folder else {"sha256": digest(flat)}
+        return {"index": index, "info": info}
+
+    try:
+        parts = _all(ranks, write)
+    except StoreError:
+        if folder and is_first:
+            store.abandon(folder)
+        raise
     whole = {
         tensor: {**entry, "array": f"{_FLAT}-{rank}"}
         for rank, part in enumerate(parts)
         for tensor, entry in part["index"].items()
     }
-    if folder and is_first:
-        infos = {f"{_FLAT}-{rank}": ArrayInfo(**part["info"]) for rank, part in enumerate(parts)}
-        store.complete(place, str(folder), infos, {"tensors": whole, "attrs": attrs})
-    ranks.exchange(None)  # the marker is there
+
+    def complete() -> None:
+        if folder and is_first:
+            infos = {f"{_FLAT}-{rank}": ArrayInfo(**part["info"]) for rank, part in enumerate(parts)}
+            store.complete(place, folder, infos, {"tensors": whole, "attrs": attrs})
+
+    _all(ranks, complete)
     commit = store.find(place)
     assert commit is not None, f"{place.marker} was just published"
     return commit, _checksum(whole, [part["info"]["sha256"] for part in parts])
+
+
+def _all(ranks: Ranks, act: Callable[[], JSON]) -> list[Any]:  # Any: what the acts gave
+    """What every rank's act gives. Raises: StoreError on all of them where one raises it: none is left waiting."""
+    own: StoreError | None = None
+    said: dict[str, JSON] = {}
+    try:
+        said["gave"] = act()
+    except StoreError as error:
+        own, said["error"] = error, str(error)
+    heard: list[Any] = ranks.exchange(said)
+    if own is not None:
+        raise own
+    if errors := [one["error"] for one in heard if "error" in one]:
+        raise StoreError(errors[0])
+    return [one["gave"] for one in heard]
 
 
 def versions(store: Store, role: str) -> list[int]:
@@ -125,7 +154,11 @@ def load(store: Store, role: str, version: int) -> dict[str, torch.Tensor]:
     Raises: MissingRecordError, CorruptRecordError.
     """
     commit = _existing(store, role, version)
-    parts = {name: torch.from_numpy(store.read_array(commit, name).view(np.uint8)) for name in commit.arrays}
+    with ThreadPoolExecutor(max(1, len(commit.arrays))) as threads:
+        arrays = threads.map(lambda name: store.read_array(commit, name), commit.arrays)
+        parts = {
+            name: torch.from_numpy(array.view(np.uint8)) for name, array in zip(commit.arrays, arrays, strict=True)
+        }
     try:
         return {name: _tensor(parts, **entry) for name, entry in commit.attrs["tensors"].items()}
     except (KeyError, TypeError, RuntimeError) as error:
@@ -176,4 +209,5 @@ def _ref(role: str, version: int, commit: Commit) -> WeightsRef:
 
 
 def _checksum(index: Mapping[str, JSON], sha256s: list[str]) -> str:
-    return hashlib.sha256(encode_json({"tensors": index, "flat": sha256s})).hexdigest()
+    flat: JSON = sha256s[0] if len(sha256s) == 1 else list(sha256s)
+    return hashlib.sha256(encode_json({"tensors": index, "flat": flat})).hexdigest()

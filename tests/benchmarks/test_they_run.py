@@ -13,6 +13,7 @@ from real_size import word_tokenizer
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from tests.checkpoints import make_sdxl
+from tests.spacy_pipeline import spacy_pipeline
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {
@@ -22,7 +23,8 @@ SMALL = {
     "gallery": ("--images", "8", "--repeats", "1", "--steps", "2"),
     "loop": ("--most", "4"),
 }
-SLOW = ("refl", "gallery", "loop")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def measured(name: str, file: Path, *options: str) -> dict[str, float]:
@@ -40,15 +42,16 @@ def measured(name: str, file: Path, *options: str) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SMALL]
-)
-@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
     measured(name, tmp_path / "measures.json", *SMALL[name])
 
 
-@pytest.mark.slow
+def test_the_rule_planner_is_counted(tmp_path: Path) -> None:
+    found = measured("rule_planner", tmp_path / "measures.json", "--spacy", spacy_pipeline())
+    assert len(found) == 8
+
+
 def test_real_size_takes_checkpoints_of_any_size(tmp_path: Path) -> None:
     make_sdxl(tmp_path / "sdxl")
     tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

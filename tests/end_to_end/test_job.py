@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -44,10 +45,12 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
                     break
             except (URLError, TimeoutError):
                 time.sleep(0.1)
+        else:
+            pytest.fail("the head did not come up")
         yield f"http://127.0.0.1:{port}", environment
         everyone = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
         for one in everyone:
-            if one.is_running():
+            with suppress(psutil.NoSuchProcess):  # a raylet takes its workers along
                 one.kill()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,4 +97,5 @@ def test_without_the_token_nothing_is_submitted(head: tuple[str, dict[str, str]]
     stranger = environment | {"RAY_AUTH_TOKEN": "0" * 32}
     found = submit((address, stranger), "run", "configs/tiny.yaml", f"run.dir={tmp_path}")
     assert found.returncode != 0
+    assert "token" in (found.stdout + found.stderr).lower()
     assert not (tmp_path / "tiny").exists()

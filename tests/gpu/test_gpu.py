@@ -1,4 +1,4 @@
-"""What only a GPU can show; on a machine with one: python -m pytest tests/gpu. Elsewhere all of it is skipped."""
+"""What only a GPU can show: `make test-gpu` on a machine with one."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,13 +16,15 @@ from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step
 from itercomp_rl.errors import ConfigError
-from learners.engine import EngineSpec, open_engine
+from learners.engine import EngineSpec, Group, join_group, open_engine
+from learners.ranks import GroupRanks
 from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 from tests.end_to_end.test_families import check_run, run_family
 from tests.itercomp_rl.reward.tiny import images, texts, tiny_model
 from tests.learners.engine_rank import SETTINGS, Net, train
 
 pytestmark = [
+    pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
     pytest.mark.filterwarnings("default"),  # deepspeed's, which differ with the torch that a GPU machine has
 ]
@@ -57,6 +59,12 @@ def test_engines_on_a_gpu_train_as_the_plain_one_on_a_cpu(stage: int | None, dty
     for each in (engine, second):
         train(each, range(3, 4))
     torch.testing.assert_close(second.weights(), engine.weights(), rtol=0, atol=0)
+
+
+def test_ranks_tell_each_other_json_over_nccl() -> None:
+    group = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="nccl")
+    join_group(group)
+    assert GroupRanks(group, GPU).exchange({"layer.é": [1, None]}) == [{"layer.é": [1, None]}]
 
 
 def feedback_gradient(folder: Path, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

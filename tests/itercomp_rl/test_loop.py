@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from itercomp_rl.errors import DivergedError, WorkerDiedError
-from itercomp_rl.items import Rollout
+from itercomp_rl.items import RewardReport, Rollout
 from tests.local_team import LocalTeam, play, small
 
 
@@ -78,6 +78,18 @@ def test_a_dead_rank_restarts_the_group_and_the_run_finishes() -> None:
     play(team, small("run.rounds=1"))
     assert team.restarts == 2
     assert 0 in team.policies
+
+
+def test_a_rank_that_dies_once_the_policy_is_published_has_nothing_learned_again() -> None:
+    class DyingLast(LocalTeam):
+        async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+            await super().publish(rewards)
+            raise WorkerDiedError("rank 1 died while it had to publish")
+
+    team = DyingLast(0)
+    play(team, small("run.rounds=1"))
+    assert team.restarts == 1
+    assert team.used == list(range(16))
 
 
 def test_deaths_beyond_max_retries_end_the_run_with_the_reason() -> None:

@@ -1,5 +1,6 @@
 """Weights published in parts: bit for bit the whole ones, smaller, and never without their anchor."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from itercomp_rl.store.deltas import DeltaPublisher, load_whole
 from itercomp_rl.store.layout import encode_commit, version_place
 from itercomp_rl.store.retention import collect
 from itercomp_rl.store.store import Store, open_store
+from tests.itercomp_rl.store.thread_ranks import Table
 
 
 @pytest.fixture
@@ -79,3 +81,24 @@ def test_a_part_on_another_anchor_is_refused(store: Store) -> None:
     store.backend.write(commit.marker, encode_commit(replace(commit, attrs=attrs)))
     with pytest.raises(CorruptRecordError, match="does not make what was published"):
         load_whole(store, "live", 3)
+
+
+def test_ranks_publish_the_parts_that_one_would(store: Store) -> None:
+    versions, table = learned(9), Table(2)
+    alone = DeltaPublisher(store, "alone", anchor_every=4)
+
+    def be_rank(rank: int) -> None:
+        publisher = DeltaPublisher(store, "live", 4, table.seat(rank))
+        for number, tensors in enumerate(versions):
+            share = dict(list(tensors.items())[rank * 4 : rank * 4 + 4])  # of some versions only one rank's changed
+            publisher.publish(number, share, {"round": 0})
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(be_rank, range(2)))
+    for number, tensors in enumerate(versions):
+        alone.publish(number, tensors, {"round": 0})
+        found = load_whole(store, "live", number)
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+        assert weights.load_attrs(store, "live", number) == weights.load_attrs(store, "alone", number)
+        assert weights.load(store, "live", number).keys() == weights.load(store, "alone", number).keys()

@@ -1,8 +1,7 @@
 """Weights come back bit for bit, and no version is ever changed."""
 
-import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ import torch
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
 from itercomp_rl.store import weights
+from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, ArrayInfo
 from itercomp_rl.store.retention import verify
 from itercomp_rl.store.store import Store, open_store
+from tests.itercomp_rl.store.thread_ranks import Table
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
@@ -174,44 +175,19 @@ def test_a_dtype_it_cannot_store_is_named(tensor: torch.Tensor) -> None:
     assert weights.latest(store, "policy") is None
 
 
-class Table:
-    """Ranks that are threads: what each says is heard by all once all have said it."""
-
-    def __init__(self, num: int) -> None:
-        self.num = num
-        self._said: list[Any] = [None] * num
-        self.barrier = threading.Barrier(num, timeout=30)
-
-    def seat(self, rank: int) -> "Seat":
-        return Seat(self, rank)
-
-    def exchange(self, rank: int, value: Any) -> list[Any]:
-        self._said[rank] = json.loads(json.dumps(value))
-        self.barrier.wait()
-        heard = list(self._said)
-        self.barrier.wait()
-        return heard
-
-
-class Seat:
-    """Satisfies Ranks."""
-
-    def __init__(self, table: Table, rank: int) -> None:
-        self._table, self.rank, self.num = table, rank, table.num
-
-    def exchange(self, value: Any) -> list[Any]:
-        return self._table.exchange(self.rank, value)
-
-
 def together(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list[weights.WeightsRef]:
     """Every rank publishes its share, all at once."""
+    return [call.result() for call in _calls(store, shares, version)]
+
+
+def _calls(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list["Future[weights.WeightsRef]"]:
     table = Table(len(shares))
 
     def publish(rank: int) -> weights.WeightsRef:
         return weights.publish(store, "policy", version, shares[rank], {"rank": rank}, table.seat(rank))
 
     with ThreadPoolExecutor(len(shares)) as threads:
-        return list(threads.map(publish, range(len(shares))))
+        return [threads.submit(publish, rank) for rank in range(len(shares))]
 
 
 def test_ranks_write_one_version_together_each_its_own_tensors(store: Store) -> None:
@@ -244,21 +220,40 @@ def test_ranks_that_publish_a_version_again_may_not_change_it() -> None:
     assert verify(store) == []
 
 
-def test_what_ranks_began_and_one_could_not_end_is_no_version(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path), create=True)
-    table = Table(2)
+def test_what_one_rank_cannot_write_is_no_version_and_all_of_it_goes(store: Store, monkeypatch: Any) -> None:
+    written: list[str] = []
+    write_part = Store.write_part
 
-    def fail(rank: int) -> None:
-        tensors = {"a": torch.zeros(3)} if rank == 0 else {"b": torch.zeros(2, dtype=torch.complex64)}
-        try:
-            weights.publish(store, "policy", 0, tensors, {}, table.seat(rank))
-        except StoreError:
-            table.barrier.abort()
-            raise
+    def full_for_one(self: Store, folder: str, name: str, array: np.ndarray) -> ArrayInfo:
+        if name.endswith("-1"):
+            raise StoreError("the disk is full")
+        info = write_part(self, folder, name, array)
+        written.append(folder)
+        return info
 
-    with ThreadPoolExecutor(2) as threads:
-        one, other = [threads.submit(fail, rank) for rank in range(2)]
-    assert isinstance(one.exception(), threading.BrokenBarrierError)
-    assert isinstance(other.exception(), StoreError)
+    shares = [{"a": torch.zeros(3)}, {"b": torch.zeros(2)}]
+    monkeypatch.setattr(Store, "write_part", full_for_one)
+    heard = [call.exception() for call in _calls(store, shares)]
+    assert [str(error) for error in heard] == ["the disk is full"] * 2
+    assert len(written) == 1
+    assert (weights.versions(store, "policy"), store.backend.sizes(written[0])) == ([], {})
+    monkeypatch.undo()
+    assert verify(store) == []
+    together(store, shares)
+    assert weights.load(store, "policy", 0).keys() == {"a", "b"}
+
+
+def test_a_tensor_that_one_rank_cannot_store_is_named_to_all(store: Store) -> None:
+    shares = [{"a": torch.zeros(3)}, {"b": torch.zeros(2, dtype=torch.complex64)}]
+    for call in _calls(store, shares):
+        assert "tensor b is torch.complex64: cannot be stored" in str(call.exception())
     assert weights.versions(store, "policy") == []
-    assert {problem.kind for problem in verify(store)} <= {"orphan"}
+    assert verify(store) == []
+
+
+def test_ranks_that_took_too_long_publish_nothing() -> None:
+    now = iter(range(0, 10**6, int(ATTEMPT_LIFETIME_S) + 1))
+    slow = replace(open_store("memory://", create=True), clock=lambda: 1.7e9 + next(now))
+    heard = [str(call.exception()) for call in _calls(slow, [{"a": torch.zeros(3)}, {"b": torch.zeros(2)}])]
+    assert all("the collector may delete unpublished data" in text for text in heard)
+    assert weights.versions(slow, "policy") == []
