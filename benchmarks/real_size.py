@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from measures import measure, write
 from one_process import ASPECTS, feedback_updates
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+from random_models import MARKS, sdxl_scheduler, word_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from itercomp_rl.architectures import KNOWN
 from itercomp_rl.config import load_config
@@ -159,9 +159,8 @@ def make_checkpoints(folder: Path, device: torch.device) -> None:
 def make_sdxl(folder: Path, device: torch.device) -> None:
     """Every part in the size of SDXL base, but for the vocabulary of its tokenizers."""
     tokenizer = word_tokenizer(77)
-    marks: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     first = CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, **marks
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, **MARKS
     )
     second = CLIPTextConfig(
         hidden_size=1280,
@@ -169,7 +168,7 @@ def make_sdxl(folder: Path, device: torch.device) -> None:
         num_hidden_layers=32,
         num_attention_heads=20,
         projection_dim=1280,
-        **marks,
+        **MARKS,
     )
     unet_class: Any = UNet2DConditionModel  # Any: annotations narrower than what they take
     vae_class: Any = AutoencoderKL
@@ -184,35 +183,9 @@ def make_sdxl(folder: Path, device: torch.device) -> None:
     pipeline_class(
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            timestep_spacing="leading",
-            steps_offset=1,
-        ),
+        scheduler=sdxl_scheduler(),
         **{name: part.to(torch.bfloat16) for name, part in parts.items()},
     ).save_pretrained(folder)
-
-
-def word_tokenizer(length: int) -> PreTrainedTokenizerFast:
-    """Knows the words of this file's prompts."""
-    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "prompt", "number"))}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    backend.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        model_max_length=length,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        bos_token="[CLS]",
-        eos_token="[SEP]",
-    )
 
 
 if __name__ == "__main__":

@@ -20,14 +20,13 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
-    EulerDiscreteScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from measures import measure, write
 from one_process import ASPECTS, feedback_updates, in_turn
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+from random_models import MARKS, sdxl_scheduler, word_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from itercomp_rl.config import load_config
 from itercomp_rl.judges.reward import load_ensemble
@@ -173,11 +172,7 @@ def bare(root: Path, store: Store) -> Callable[[], None]:
 def make_sdxl(folder: Path, side: int) -> None:
     """An SDXL of 10 million weights in the UNet, at latents of side x side: its arithmetic dwarfs all around it."""
     torch.manual_seed(0)
-    words = {"<pad>": 0, "<unk>": 1, "<bos>": 2, "<eos>": 3, "prompt": 4, "number": 5}
-    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    marks = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=12, **marks)
+    tokenizer = word_tokenizer(12)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -186,9 +181,7 @@ def make_sdxl(folder: Path, side: int) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=12,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
+        **MARKS,
     )
     pipeline_class: Any = StableDiffusionXLPipeline  # Any: annotations narrower than what they take
     unet_class: Any = UNet2DConditionModel
@@ -221,13 +214,7 @@ def make_sdxl(folder: Path, side: int) -> None:
             projection_class_embeddings_input_dim=6 * 8 + 32,
             norm_num_groups=16,
         ),
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            timestep_spacing="leading",
-            steps_offset=1,
-        ),
+        scheduler=sdxl_scheduler(),
     ).save_pretrained(folder)
 
 

@@ -86,9 +86,7 @@ class PolicyLearner:
             order=order,
             policy=policy,
             engine=engine,
-            live=DeltaPublisher(
-                self._store, order.live_role, settings.anchor_every, ranks_of(self._group, self._device)
-            ),
+            live=DeltaPublisher(self._store, order.live_role, settings.anchor_every, self._ranks()),
             gallery=gallery,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )

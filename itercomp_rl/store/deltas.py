@@ -35,9 +35,8 @@ class DeltaPublisher:
         """As `weights.publish`, of this rank's share. Raises: StoreError."""
         if self._every == 1:
             return self._write(version, tensors, attrs)
-        digests: dict[str, Any] = {}
-        for share in self._ranks.exchange(digests_of(tensors)):
-            digests |= share  # type: ignore[operator]  # what digests_of gives
+        shares: list[Any] = self._ranks.exchange(digests_of(tensors))  # Any: what digests_of gave on each rank
+        digests: dict[str, str] = {name: value for share in shares for name, value in share.items()}
         changed = self._changed | {name for name, value in digests.items() if value != self._digests.get(name)}
         is_due = self._anchor is None or version - self._anchor >= self._every
         if is_due or digests.keys() != self._digests.keys() or len(changed) == len(digests):

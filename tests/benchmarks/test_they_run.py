@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_size import word_tokenizer
+from random_models import word_tokenizer
 
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
