@@ -38,6 +38,7 @@ def head() -> Iterator[tuple[str, dict[str, str]]]:
     environment["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}"]
     command += [f"--dashboard-port={port}", "--include-dashboard=true", f"--temp-dir={folder}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # its default is fixed, and one Ray of a machine has it
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         for _ in range(600):
             try:
@@ -70,13 +71,14 @@ def submit(head: tuple[str, dict[str, str]], *arguments: str) -> subprocess.Comp
         "-m",
         "cluster.main",
     ]
-    while True:  # the dashboard answers before the node's agent, which takes the job, does
+    for _ in range(20):  # the dashboard answers before the node's agent, which takes the job, does
         found = subprocess.run(
             [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         if "No available agent" not in found.stdout + found.stderr:
             return found
         time.sleep(1)
+    return pytest.fail("the head's agent did not come up")
 
 
 def test_a_job_runs_the_whole_loop_and_says_where_its_results_are(
