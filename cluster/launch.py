@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from actors.worker import WorkerHandle
 from cluster.checks import check_models, check_ranks
 from cluster.placement import role_sizes, workers
 from cluster.processes import cluster, make_team, places, start_workers
-from cluster.run_folder import prepare_folder
+from cluster.run_folder import load_run, prepare_folder
 from itercomp_rl.config import to_tree
+from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import RewardReport
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
@@ -33,10 +35,11 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
 from itercomp_rl.records import put_rolled_prompts
 from itercomp_rl.results import mean_gain
+from itercomp_rl.reuse import reusable, take_over
 from itercomp_rl.run_logs import JsonLines
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
-from itercomp_rl.store.layout import version_place
+from itercomp_rl.store.layout import Place, version_place
 from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.store import Store, open_store
 from itercomp_rl.trackers import Run as TrackedRun
@@ -57,7 +60,10 @@ class StoreLedger:
     def reward_report(self, aspect: str, version: int) -> RewardReport | None:
         if self._store.find(version_place(reward_role(aspect), version)) is None:
             return None
-        return RewardReport(**weights.load_attrs(self._store, reward_role(aspect), version)["report"])
+        report = RewardReport(**weights.load_attrs(self._store, reward_role(aspect), version)["report"])
+        return replace(
+            report, weight=self._plan.config.reward.weights[aspect]
+        )  # a reused one may have counted otherwise
 
     def has_policy(self, version: int) -> bool:
         return self._store.find(version_place("policy", version)) is not None
@@ -66,8 +72,10 @@ class StoreLedger:
         return mean_gain(self._store, self._plan, version)
 
 
-def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
+def run(config: Config, *, resume: bool, address: str | None = None, reuse: str | None = None) -> Path:
     """A whole run; returns the run folder with results.json in it.
+
+    Args: reuse: another run; what it drew, ranked and learned as this one would is copied in place of made.
 
     Raises: IterCompError with the reason; what is committed stays, `resume` goes on from there.
     """
@@ -83,8 +91,12 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
         config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)}
     )
     log.info("memory, as estimated:\n%s", table)
+    source = reusable_work(reuse, plan) if reuse else None
     folder = prepare_folder(config, resume=resume)
     store = open_store(config.store_url, create=True, durable=config.store.durable)
+    if source:
+        taken = take_over(*source, store)
+        log.info("reused of %s: %s", reuse, ", ".join(f"{num} {kind}" for kind, num in taken.items()) or "nothing new")
     put_rolled_prompts(store, plan.rolled_prompts)
     specs = workers(config)
     with logging_to(config), cluster(address), MemoryPeak() as peak, places(config, specs) as options:
@@ -105,6 +117,21 @@ def run(config: Config, *, resume: bool, address: str | None = None) -> Path:
 
     write_report(store, plan, folder)
     return folder
+
+
+def reusable_work(run_: str, plan: Plan) -> tuple[list[Place], Store]:
+    """Where the work lies that a run shares with this one, and its store.
+
+    Raises: ConfigError if there is no such run, or none of its work is this one's too.
+    """
+    config, store = load_run(run_)
+    places = reusable(Plan(config=config), plan)
+    if not places:
+        raise ConfigError(
+            f"--reuse {run_}: none of its work is this run's too; the same run.seed, prompts and gallery share images "
+            f"(compare {config.run_folder / 'config.yaml'}), or leave --reuse out"
+        )
+    return places, store
 
 
 @contextmanager

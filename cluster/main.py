@@ -107,14 +107,20 @@ main.add_command(evaluate_commands)
 @click.option(
     "--address", help="A Ray cluster to use; without it (and outside a Ray job) a private local one is started."
 )
-def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | None) -> None:
+@click.option(
+    "--reuse",
+    metavar="RUN",
+    shell_complete=complete_run,
+    help="Copy what RUN drew, ranked and learned just as this run would, up to the first policy.",
+)
+def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | None, reuse: str | None) -> None:
     """Run CONFIG (a file, or the name of a shipped one) with OVERRIDES like policy.updates=10."""
     from itercomp_rl.config import load_config
 
     settings = load_config(config, list(overrides))
     from cluster.launch import run as launch
 
-    folder = launch(settings, resume=resume, address=address)
+    folder = launch(settings, resume=resume, address=address, reuse=reuse)
     click.echo((folder / "results.txt").read_text())
     click.echo(f"results: {folder / 'results.json'}")
     click.echo(f"images:  {folder / 'images.png'}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,11 +153,31 @@ class Store:
             time_s=now,
             software=dict(software()),
         )
+        return self._show(place, commit)
+
+    def _show(self, place: Place, commit: Commit) -> tuple[Commit, bool]:
         data = encode_commit(commit)
         offered = decode_commit(place.marker, data)
-        winner = offered if self.backend.create(place.marker, data, now) else self.find(place)
+        winner = offered if self.backend.create(place.marker, data, self.clock()) else self.find(place)
         assert winner is not None, f"{place.marker} exists and does not"
         return winner, winner == offered  # equal also where obstore repeated a create that had succeeded unheard
+
+    def copy(self, source: "Store", place: Place) -> bool:
+        """Copy a record of another store with its writer, time and software; whether it was there, and new here.
+
+        Every byte is checked on the way. Raises: CorruptRecordError, StoreError; then nothing is visible here.
+        """
+        commit = source.find(place)
+        if commit is None or self.find(place):
+            return False
+        folder = self.begin(place) if commit.data else None
+        if folder:
+            with self._whole_or_nothing(folder):
+                for name in commit.arrays:
+                    self._write_array(f"{folder}/{name}", source.read_array(commit, name))
+                self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(commit.attrs))])
+                self.backend.flush(folder)
+        return self._show(place, replace(commit, data=folder))[1]
 
     @contextmanager
     def _whole_or_nothing(self, folder: str) -> Iterator[None]:

@@ -73,6 +73,15 @@ def test_evaluate_and_generate_refuse_prompts_that_are_empty_or_not_of_the_world
     )
 
 
+def test_a_run_to_reuse_that_is_none_or_shares_nothing_is_refused(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "runs")[0].run_folder
+    new = ("run", "tiny", f"run.dir={tmp_path / 'new'}")
+    assert "is no run" in refused(*new, "--reuse", tmp_path / "nowhere", code=2)
+    other = ("gallery.batch=3", "--reuse", run)
+    assert "none of its work is this run's too" in refused(*new, *other, code=2)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
 def test_a_picture_that_cannot_be_read_is_named_with_the_way_out(content: bytes, tmp_path: Path) -> None:
     (sample,) = samples_of(["a red cup"], 1)

@@ -17,9 +17,9 @@ from itercomp_rl.records import load_rankings
 from itercomp_rl.results import aspects_tree, mean_gain
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
-from itercomp_rl.store.retention import collect, verify
 from itercomp_rl.store.store import Store, open_store
 from tests.one_process import DriverKilledError, Kill, OneProcessRun, small_config
+from tests.outcomes import assert_same, outcome
 
 ROLES = ("sampler", "judge", "reward_learner", "roller", "policy_learner", "driver")
 MOMENTS = ("evaluation", "gallery", "rewards", "policy", "second round")
@@ -48,40 +48,6 @@ def finished(config: Config, store: Store, kills: list[Kill], **options: Any) ->
 
 def _without(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "seed"}
-
-
-def outcome(config: Config, store: Store) -> dict[str, Any]:
-    """All that a run leaves: images, rankings, grades and every published weight. Checks the ledger and the store."""
-    plan = Plan(config=config)
-    segments = range(len(plan.segments()))
-    planned = [order.id for r in range(plan.rounds) for i in segments for order in plan.draw_orders(r, i)]
-    assert store.ids("images") == sorted(planned), "each model x prompt x round has one image group"
-    assert store.ids("rankings") == sorted(id_ for r in range(plan.rounds) for id_ in plan.rankings(r))
-    graded = [order.id for model in plan.evaluated() for order in plan.evaluation_orders(model)]
-    assert store.ids("evaluations") == store.ids("grades") == sorted(graded)
-    assert {problem.kind for problem in verify(store)} <= {"orphan"}, "a kill in a write leaves no more than an orphan"
-    collect(store, grace_s=0, now=1e12)
-    assert verify(store) == []
-    found: dict[str, Any] = {}
-    for kind in ("images", "evaluations"):
-        found |= {f"{kind}/{id_}": store.get(kind, id_).arrays["images"] for id_ in store.ids(kind)}
-    for kind in ("rankings", "grades"):
-        found |= {f"{kind}/{id_}": store.get(kind, id_).attrs for id_ in store.ids(kind)}
-    for role in ("policy", *(f"reward-{aspect}" for aspect in config.prompts.aspects)):
-        assert weights.versions(store, role) == [0, 1]
-        found |= {f"{role}/{version}": weights.load(store, role, version) for version in (0, 1)}
-    return found
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        if isinstance(value, np.ndarray):
-            assert np.array_equal(value, other[key]), key
-        elif isinstance(next(iter(value.values())), torch.Tensor):
-            assert all(torch.equal(tensor, other[key][name]) for name, tensor in value.items()), key
-        else:
-            assert value == other[key], key
 
 
 @pytest.fixture(scope="module")

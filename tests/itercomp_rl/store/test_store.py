@@ -49,6 +49,37 @@ def test_a_record_comes_back_as_it_went_in(store: Store) -> None:
     assert verify(store) == []
 
 
+def test_a_record_of_another_store_is_copied_whole_with_its_origin(store: Store) -> None:
+    source = open_store("memory://", create=True)
+    source = replace(source, clock=lambda: 1e9)
+    source.put("images", "a", {"images": images(0), "seeds": np.arange(3)}, {"round": 1})
+    place = record_place("images", "a")
+    assert not store.copy(source, record_place("images", "b"))
+    assert store.copy(source, place)
+    assert not store.copy(source, place)
+    copied, original = store.find(place), source.find(place)
+    assert copied
+    assert original
+    assert copied.data != original.data
+    assert replace(copied, data=None) == replace(original, data=None)
+    for name, array in source.get("images", "a").arrays.items():
+        np.testing.assert_array_equal(store.get("images", "a").arrays[name], array)
+    assert verify(store) == []
+
+
+def test_a_damaged_record_is_not_copied(store: Store) -> None:
+    source = open_store("memory://", create=True)
+    commit = source.put("images", "a", {"images": images(0)}, {})
+    (key,) = [key for key in source.backend.sizes(f"{commit.data}/images") if "/c" in key]
+    data = bytearray(source.backend.read(key) or b"")
+    data[3] ^= 1
+    source.backend.delete(key)
+    source.backend.write_new(key, [bytes(data)])
+    with pytest.raises(CorruptRecordError):
+        store.copy(source, record_place("images", "a"))
+    assert keys(store) == []
+
+
 @given(array=ARRAYS)
 @settings(max_examples=60, deadline=None)
 def test_any_numbers_of_any_shape_come_back_bit_for_bit(array: np.ndarray) -> None:

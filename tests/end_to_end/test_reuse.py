@@ -1,0 +1,48 @@
+"""A run that takes over another's work ends as if it had done all of it: real models and learners, in one process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.launch import reusable_work
+from cluster.run_folder import prepare_folder
+from itercomp_rl.plan import Plan
+from itercomp_rl.reuse import take_over
+from itercomp_rl.schema import Config
+from itercomp_rl.store.store import Store, open_store
+from tests.one_process import OneProcessRun, small_config
+from tests.outcomes import assert_same, outcome
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def prepared(folder: Path, *overrides: str) -> tuple[Config, Store]:
+    config = small_config(folder, *overrides)
+    prepare_folder(config, resume=False)
+    return config, open_store(config.store_url, create=True, durable=False)
+
+
+def test_a_sweep_that_reuses_its_gallery_learns_the_same_policies(tmp_path: Path) -> None:
+    first, store = prepared(tmp_path / "first")
+    OneProcessRun(first, store).go()
+
+    swept = ("policy.engine.lr=3e-3", "policy.points_per_rollout=2", "reward.weights.spatial=0.5")
+    alone, alone_store = prepared(tmp_path / "alone", *swept)
+    OneProcessRun(alone, alone_store).go()
+
+    config, new = prepared(tmp_path / "reusing", *swept)
+    taken = take_over(*reusable_work(str(first.run_folder), Plan(config=config)), new)
+    # Three members, one of which joins in the second round, drew two segments each.
+    assert (taken["images"], taken["rankings"], taken["reward-attribute"], taken["reward-spatial"]) == (6, 2, 1, 1)
+    assert taken["evaluations"] == taken["grades"] > 0
+    assert {new.get("images", id_, []).attrs["model"] for id_ in new.ids("images")} == {"base", "spatial", "attribute"}
+    OneProcessRun(config, new).go()
+    assert_same(outcome(config, new), outcome(alone, alone_store))
