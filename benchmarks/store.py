@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from itercomp_rl.store import weights
+from itercomp_rl.store.packs import PACKED_AFTER_S, compact
 from itercomp_rl.store.retention import collect
 from itercomp_rl.store.store import Store, open_store
 
@@ -318,6 +320,22 @@ def growth(parent: Path, largest: int) -> Iterator[dict[str, Any]]:
     yield measure(name, per_commit[max(per_commit)] / per_commit[1000], "ratio", better="lower", aim=1.5)
 
 
+def packing(parent: Path, num: int) -> Iterator[dict[str, Any]]:
+    """Reading what `num` old commits say, by a process that has just opened the store, before and after `compact`."""
+    with folder(parent) as path:
+        store = open_store(str(path), create=True, durable=False)
+        old = replace(store, clock=lambda: time.time() - 2 * PACKED_AFTER_S)
+        for number in range(num):
+            old.put("people", f"p{number:08d}", {}, {"n": number})
+        # In turns they cannot be: packing comes between. Each is the median of three openings.
+        for how in ("by themselves", "packed"):
+            spent = statistics.median(seconds(lambda: open_store(str(path)).commits("people")) for _ in range(3))
+            yield measure(f"read {num} markers, {how}", spent * 1e3, "ms", better="lower")
+            if how == "by themselves":
+                took = seconds(lambda: compact(store.backend, now=time.time()))
+                yield measure(f"pack {num} markers", took * 1e3, "ms", better="lower")
+
+
 def machine() -> dict[str, Any]:
     """What the figures hold for."""
     return {
@@ -342,6 +360,7 @@ def main(file: Path | None, parent: Path | None, repeats: int, weights_mib: int,
             *images(place, repeats),
             *weights_files(place, repeats, weights_mib),
             *growth(place, largest),
+            *packing(place, largest // 10),
         ]
     table = Table("measure", "value", "unit", "aim")
     for row in measures:

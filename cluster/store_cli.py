@@ -38,15 +38,16 @@ def ls(run: str) -> None:
 
 def summary(store: "Store") -> list[str]:
     """One line per kind of record and per role of weights."""
-    sizes = {top: store.backend.sizes(top) for top in ("segments", "weights", "commits", "versions")}
+    sizes = {top: store.backend.sizes(top) for top in ("segments", "weights", "versions")}
+    markers = {"segments": store.markers(), "weights": sizes["versions"]}
     count: Counter[str] = Counter()
     mib: defaultdict[str, float] = defaultdict(float)
     newest: dict[str, int] = {}
-    for top, names in (("commits", "segments"), ("versions", "weights")):
-        for key in sizes[top]:
+    for names in ("segments", "weights"):
+        for key in markers[names]:
             kind = f"{names}/{key.split('/')[1]}"
             count[kind] += 1
-            if top == "versions":
+            if names == "weights":
                 newest[kind] = max(newest.get(kind, -1), int(key.rsplit("/", 1)[1].removesuffix(".json")))
         for key, size in sizes[names].items():
             mib[f"{names}/{key.split('/')[1]}"] += size / _MIB
@@ -101,6 +102,24 @@ def gc(run: str, grace_s: float) -> None:
     click.echo(f"{len(done.retired)} old versions are no longer visible, the data of {len(done.deleted)} are deleted")
     if done.retired:
         click.echo(f"data of versions retired now are deleted by a gc after {grace_s:g} s")
+
+
+@store.command(short_help="Gather old markers, so that few are read.")
+@_RUN
+@click.option(
+    "--undo", is_flag=True, help="Let every marker lie by itself again; for a store that nobody uses meanwhile."
+)
+def compact(run: str, undo: bool) -> None:
+    """Gather markers older than half a day into packs, so that few objects are listed and read. Safe beside a run."""
+    from cluster.run_folder import load_store
+    from itercomp_rl.store.packs import compact as gather
+    from itercomp_rl.store.packs import scatter
+
+    backend = load_store(run).backend
+    if undo:
+        click.echo(f"{scatter(backend, now=time.time())} markers lie by themselves again")
+    else:
+        click.echo(f"{gather(backend, now=time.time())} markers are packed")
 
 
 @store.command(short_help="Write images with captions for other software.")

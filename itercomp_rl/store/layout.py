@@ -4,6 +4,7 @@
     store.json                                  whoever creates the store       once: the schema version
     segments/<kind>/<id>/<attempt>/             one writer, a Zarr v3 group     once, never changed
     commits/<kind>/<id>.json                    that writer, after the segment  create-only: the record is visible
+    packs/<kind>/<attempt>.json                 the compactor                   once: old markers, deleted after
     weights/<role>/v<version>-<attempt>/        a learner's ranks, a Zarr group once, never changed
     versions/<role>/<version>.json              its first rank, after all that  create-only: the highest is the latest
     leases/<reader>.json                        its reader                      overwritten
@@ -29,7 +30,7 @@ SCHEMA = 1
 HEADER_KEY = "store.json"
 CHUNK_BYTES = 16 * 2**20
 ATTEMPT_LIFETIME_S = 6 * 3600.0  # a writer slower than this may not publish: the collector could be deleting its data
-WAY_OUT = "restore it from a copy, or delete its marker and repeat the work that made it"
+WAY_OUT = "restore it from a copy, or delete its marker (store compact --undo shows packed ones) and repeat the work"
 HEADER = {"format": "itercomp-rl store", "schema": SCHEMA}
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 

@@ -27,6 +27,7 @@ from itercomp_rl.store.layout import (
     unseal,
     version_place,
 )
+from itercomp_rl.store.packs import read_pack
 from itercomp_rl.store.store import Store
 
 MIN_VERSIONS = 4
@@ -138,7 +139,7 @@ def verify(store: Store) -> list[Problem]:
     """
     problems = _check_documents(store)
     live: set[str | None] = set()
-    for marker in [*store.backend.sizes("commits"), *store.backend.sizes("versions")]:
+    for marker in [*_sound_markers(store, problems), *store.backend.sizes("versions")]:
         place = place_of_marker(marker)
         try:
             commit = store.find(place)
@@ -160,6 +161,18 @@ def verify(store: Store) -> list[Problem]:
         if folder_of(key) is None:
             problems.append(Problem(kind="stray", key=key, reason="not a key this software writes: move it out"))
     return problems
+
+
+def _sound_markers(store: Store, problems: list[Problem]) -> list[str]:
+    """Markers by themselves and those in packs that can be read; the other packs are problems."""
+    found = set(store.backend.sizes("commits"))
+    for key in store.backend.sizes("packs"):
+        kind = key.split("/")[1]
+        try:
+            found |= {record_place(kind, id_).marker for id_ in read_pack(store.backend, kind, key)}
+        except CorruptRecordError as error:
+            problems.append(Problem(kind="corrupt", key=key, reason=str(error)))
+    return sorted(found)
 
 
 def _check(store: Store, commit: Commit) -> None:
@@ -220,7 +233,7 @@ def _without_marker(store: Store, candidates: list[str], folders: list[str]) -> 
     weights = [folder for folder in candidates if folder.startswith("weights/")]  # what lives of these was set apart
     attempts = Counter(folder.rsplit("/", 1)[0] for folder in folders)
     segments = [folder for folder in candidates if folder.startswith("segments/")]
-    published = set(store.backend.sizes("commits")) if segments else set()
+    published = set(store.markers()) if segments else set()
     places = {folder: record_place(*folder.split("/")[1:3]) for folder in segments}
     found = [folder for folder in segments if places[folder].marker not in published]
     rivals = [f for f in segments if places[f].marker in published and attempts[f.rsplit("/", 1)[0]] > 1]

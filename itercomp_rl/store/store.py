@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from itercomp_rl.store.layout import (
     group_metadata,
     record_place,
 )
+from itercomp_rl.store.packs import Packs
 from itercomp_rl.store.software import software
 
 
@@ -86,6 +87,10 @@ class Store:
 
     backend: Backend
     clock: Callable[[], float] = time.time  # unix seconds
+    _packs: Packs = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_packs", Packs(self.backend))
 
     @property
     def url(self) -> str:
@@ -102,19 +107,24 @@ class Store:
 
     def publish(self, place: Place, arrays: Mapping[str, np.ndarray], attrs: Mapping[str, JSON]) -> tuple[Commit, bool]:
         """As `put`, at any place; the commit, and whether this call made it. The first to create the marker wins."""
+        began = self.clock()
         if published := self.find(place):
             return published, False
         encode_json(attrs)  # attrs that are not JSON fail before anything is written
-        folder, infos = self.begin(place) if arrays else None, {}
+        folder, infos = self._folder(place, began) if arrays else None, {}
         if folder:
             with self._whole_or_nothing(folder):
                 for name, array in arrays.items():
                     infos[name] = self._write_array(f"{folder}/{checked_name(name)}", array)
-        return self.complete(place, folder, infos, attrs)
+        return self._complete(place, folder, infos, attrs, began)
 
     def begin(self, place: Place) -> str:
         """A new folder for a record that several processes write together, by `write_part`, and one by `complete`."""
-        return place.data + attempt_name(self.clock())
+        return self._folder(place, self.clock())
+
+    @staticmethod
+    def _folder(place: Place, began: float) -> str:
+        return place.data + attempt_name(began)
 
     def write_part(self, folder: str, name: str, array: np.ndarray) -> ArrayInfo:
         """One array of a record that is not complete yet. Raises: StoreError; the array is then not there."""
@@ -132,33 +142,44 @@ class Store:
         self, place: Place, folder: str | None, arrays: Mapping[str, ArrayInfo], attrs: Mapping[str, JSON]
     ) -> tuple[Commit, bool]:
         """Make arrays that lie in a folder of `begin` visible as the record of a place; returns as `publish`."""
+        return self._complete(place, folder, arrays, attrs, began=None)
+
+    def _complete(
+        self,
+        place: Place,
+        folder: str | None,
+        infos: Mapping[str, ArrayInfo],
+        attrs: Mapping[str, JSON],
+        began: float | None,
+    ) -> tuple[Commit, bool]:
         if folder:
             with self._whole_or_nothing(folder):
                 self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(attrs))])
                 self.backend.flush(folder)
         now = self.clock()
-        if folder:
-            spent = now - (attempt_time(folder) or now)
-            if spent > ATTEMPT_LIFETIME_S:
-                raise StoreError(
-                    f"writing {folder} took {spent:.0f} s; past {ATTEMPT_LIFETIME_S:.0f} s the collector may delete "
-                    "unpublished data: repeat it, with less in one record"
-                )
         commit = Commit(
             marker=place.marker,
             data=folder,
-            arrays=dict(arrays),
+            arrays=dict(infos),
             attrs=dict(attrs),
             writer=f"{socket.gethostname()}:{os.getpid()}",
             time_s=now,
             software=dict(software()),
         )
-        return self._show(place, commit)
+        if began is None:
+            began = attempt_time(folder or "") or now
+        return self._show(place, commit, began, now)
 
-    def _show(self, place: Place, commit: Commit) -> tuple[Commit, bool]:
+    def _show(self, place: Place, commit: Commit, began: float, now: float) -> tuple[Commit, bool]:
+        """Create a marker; the commit that is then there, and whether it is this one."""
+        if now - began > ATTEMPT_LIFETIME_S:
+            raise StoreError(
+                f"writing {place.marker} took {now - began:.0f} s; past {ATTEMPT_LIFETIME_S:.0f} s the collector may "
+                "delete unpublished data: repeat it, with less in one record"
+            )
         data = encode_commit(commit)
         offered = decode_commit(place.marker, data)
-        winner = offered if self.backend.create(place.marker, data, self.clock()) else self.find(place)
+        winner = offered if self.backend.create(place.marker, data, now) else self.find(place)
         assert winner is not None, f"{place.marker} exists and does not"
         return winner, winner == offered  # equal also where obstore repeated a create that had succeeded unheard
 
@@ -167,17 +188,18 @@ class Store:
 
         Every byte is checked on the way. Raises: CorruptRecordError, StoreError; then nothing is visible here.
         """
+        began = self.clock()
         commit = source.find(place)
         if commit is None or self.find(place):
             return False
-        folder = self.begin(place) if commit.data else None
+        folder = self._folder(place, began) if commit.data else None
         if folder:
             with self._whole_or_nothing(folder):
                 for name in commit.arrays:
                     self._write_array(f"{folder}/{name}", source.read_array(commit, name))
                 self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(commit.attrs))])
                 self.backend.flush(folder)
-        return self._show(place, replace(commit, data=folder))[1]
+        return self._show(place, replace(commit, data=folder), began, self.clock())[1]
 
     @contextmanager
     def _whole_or_nothing(self, folder: str) -> Iterator[None]:
@@ -199,8 +221,20 @@ class Store:
 
     def find(self, place: Place) -> Commit | None:
         """The commit at a place, None if nothing is published there. Raises: CorruptRecordError."""
-        data = self.backend.read(place.marker)
+        data = self._marker(place.marker)
         return None if data is None else decode_commit(place.marker, data)
+
+    def _marker(self, marker: str) -> bytes | None:
+        top, kind, name = marker.split("/")
+        if top != "commits":
+            return self.backend.read(marker)
+        id_ = name.removesuffix(".json")
+        data = self._packs.known(kind, id_)
+        if data is None:
+            data = self.backend.read(marker)
+        if data is None:  # asked last, as a compactor may have moved it there meanwhile
+            data = self._packs.find(kind, id_)
+        return data
 
     def find_all(self, places: Iterable[Place]) -> list[Commit]:
         """The commits at these places, in their order, without those where nothing is published."""
@@ -209,7 +243,7 @@ class Store:
 
     def has(self, kind: str, id: str) -> bool:
         """Whether the record is published."""
-        return self.backend.read(record_place(kind, id).marker) is not None
+        return self._marker(record_place(kind, id).marker) is not None
 
     def ids(self, kind: str, prefix: str = "", *, after: str = "") -> list[str]:
         """Sorted ids of the published records of a kind: those that begin with `prefix`, and sort after `after`.
@@ -219,8 +253,15 @@ class Store:
         start = checked_name(after) if after else ""
         # As keys, "a.json" sorts after "a-b.json" though "a" < "a-b": ask from before the suffix, compare ids here.
         names = self.backend.names(f"commits/{checked_name(kind)}", ".json", after=start)
-        ids = (name.removesuffix(".json") for name in names)
+        ids = {name.removesuffix(".json") for name in names} | self._packs.ids(kind)
         return sorted(id_ for id_ in ids if id_.startswith(prefix) and id_ > after)
+
+    def markers(self) -> list[str]:
+        """Keys of all records' markers, by themselves or packed. Raises: CorruptRecordError."""
+        found = set(self.backend.sizes("commits"))
+        for kind in self._packs.kinds():
+            found |= {record_place(kind, id_).marker for id_ in self._packs.ids(kind)}
+        return sorted(found)
 
     def commits(self, kind: str, prefix: str = "") -> list[Commit]:
         """Commits of `ids(kind, prefix)`, in their order."""

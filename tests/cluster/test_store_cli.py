@@ -46,6 +46,20 @@ def test_verify_says_what_is_wrong_and_ends_with_the_stores_exit_code(run: Path)
     assert [found["kind"] for found in json.JSONDecoder().raw_decode(problems)[0]] == ["corrupt"]
 
 
+def test_compact_gathers_what_is_old_and_undoes_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "0 markers are packed" in itercomp("store", "compact", run)  # all of them are young
+    before = itercomp("store", "ls", run)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86400)
+    markers = len([*run.glob("store/commits/*/*.json")])
+    assert f"{markers} markers are packed" in itercomp("store", "compact", run)
+    assert not [*run.glob("store/commits/*/*.json")]
+    assert itercomp("store", "ls", run) == before
+    assert "every published record is whole" in itercomp("store", "verify", run)
+    assert f"{markers} markers lie by themselves again" in itercomp("store", "compact", run, "--undo")
+    assert len([*run.glob("store/commits/*/*.json")]) == markers
+
+
 def test_gc_keeps_what_rounds_published(run: Path) -> None:
     assert "0 old versions" in itercomp("store", "gc", run)
     assert "every published record is whole" in itercomp("store", "verify", run)

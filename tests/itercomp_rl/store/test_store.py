@@ -241,8 +241,10 @@ def test_rows_beside_a_damaged_image_stay_readable(store: Store) -> None:
 
 
 def test_the_loser_of_a_race_gets_the_winners_commit(store: Store) -> None:
-    def rival_wins() -> float:  # called as the attempt begins and just before the marker is created
-        if not store.has("images", "a"):
+    moments = iter(("attempt begins", "marker is to be created"))
+
+    def rival_wins() -> float:
+        if next(moments) != "attempt begins":
             store.put("images", "a", {"images": images(1)}, {"by": "rival"})
         return 1.7e9
 

@@ -1,5 +1,6 @@
 """Whatever happens to the bytes of a store, `verify` sees it."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itercomp_rl.store import weights
+from itercomp_rl.store.packs import PACKED_AFTER_S, compact
 from itercomp_rl.store.retention import Lease, collect, lease, verify
 from itercomp_rl.store.software import code_version
 from itercomp_rl.store.store import Store, open_store
@@ -22,12 +24,15 @@ def objects() -> dict[str, bytes]:
     images = rng.integers(0, 256, (3, 8, 6, 3), dtype=np.uint8)
     store.put("images", "base-00000", {"images": images, "seeds": np.arange(3)}, {"prompts": ["a caf\u00e9"]})
     store.put("rankings", "r000-00000", {}, {"round": 0})
+    for id_ in ("p0", "p1"):
+        replace(store, clock=lambda: 1e9).put("packed", id_, {"x": np.arange(3)}, {"rows": [0.5]})
+    assert compact(store.backend, now=1e9 + PACKED_AFTER_S) == 2
     for version in range(5):
         weights.publish(store, "policy", version, {"w": torch.full((8,), float(version))}, {"round": version})
     lease(store, Lease(reader="roller-0", role="policy", version=4, expires_s=1.8e9))
     collect(store, grace_s=60, now=1.7e9)  # leaves one version's data and the note on it
     assert verify(store) == []
-    tops = ("segments", "commits", "weights", "versions", "leases", "retired")
+    tops = ("segments", "commits", "packs", "weights", "versions", "leases", "retired")
     keys = ["store.json", *(key for top in tops for key in store.backend.sizes(top))]
     return {key: store.backend.read(key) or b"" for key in keys}
 
@@ -76,7 +81,7 @@ def test_a_lost_object_is_found(key: str) -> None:
     found = {problem.kind for problem in verify(store)}
     if key.startswith(("leases/", "retired/", "commits/rankings/")):
         assert found <= {"orphan"}  # a claim given up; data nobody deletes yet; a record of a marker alone: not there
-    elif key.startswith(("commits/", "versions/")):
+    elif key.startswith(("commits/", "packs/", "versions/")):
         assert found == {"orphan"}
     else:
         assert found == {"corrupt"}
