@@ -35,11 +35,11 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
 from itercomp_rl.records import put_rolled_prompts
 from itercomp_rl.results import mean_gain
-from itercomp_rl.reuse import reusable, take_over
+from itercomp_rl.reuse import Shared, reusable, take_over
 from itercomp_rl.run_logs import JsonLines
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
-from itercomp_rl.store.layout import Place, version_place
+from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.store import Store, open_store
 from itercomp_rl.trackers import Run as TrackedRun
@@ -119,19 +119,19 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
     return folder
 
 
-def reusable_work(run_: str, plan: Plan) -> tuple[list[Place], Store]:
-    """Where the work lies that a run shares with this one, and its store.
+def reusable_work(run_: str, plan: Plan) -> tuple[list[Shared], Store]:
+    """The work that a run shares with this one, and its store.
 
     Raises: ConfigError if there is no such run, or none of its work is this one's too.
     """
     config, store = load_run(run_)
-    places = reusable(Plan(config=config), plan)
-    if not places:
+    shared = reusable(Plan(config=config), plan)
+    if not shared:
         raise ConfigError(
-            f"--reuse {run_}: none of its work is this run's too; the same run.seed, prompts and gallery share images "
-            f"(compare {config.run_folder / 'config.yaml'}), or leave --reuse out"
+            f"--reuse {run_}: none of its work is this run's too; what both draw alike is shared "
+            f"(compare gallery and prompts in {config.run_folder / 'config.yaml'}), or leave --reuse out"
         )
-    return places, store
+    return shared, store
 
 
 @contextmanager

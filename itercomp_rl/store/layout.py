@@ -27,11 +27,15 @@ import numpy as np
 from itercomp_rl.errors import CorruptRecordError, InvalidNameError, StoreError
 
 SCHEMA = 1
+PACKED_SCHEMA = 2  # of a store with packs, which older software would take for a store without those records
 HEADER_KEY = "store.json"
 CHUNK_BYTES = 16 * 2**20
 ATTEMPT_LIFETIME_S = 6 * 3600.0  # a writer slower than this may not publish: the collector could be deleting its data
-WAY_OUT = "restore it from a copy, or delete its marker (store compact --undo shows packed ones) and repeat the work"
+WAY_OUT = (
+    "restore it from a copy, or delete its marker and repeat the work that made it (compact --undo shows packed ones)"
+)
 HEADER = {"format": "itercomp-rl store", "schema": SCHEMA}
+PACKED_HEADER = {**HEADER, "schema": PACKED_SCHEMA}
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")

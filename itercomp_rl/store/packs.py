@@ -7,15 +7,20 @@ A marker is thus always in one place or the other, whenever a compactor is kille
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from itercomp_rl.errors import CorruptRecordError
 from itercomp_rl.store.backend import Backend
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
+    HEADER,
+    HEADER_KEY,
+    PACKED_HEADER,
     attempt_name,
     checked_name,
     decode_commit,
+    encode_json,
     place_of_marker,
     record_place,
     seal,
@@ -24,7 +29,7 @@ from itercomp_rl.store.layout import (
 
 PACKED_AFTER_S = 2 * ATTEMPT_LIFETIME_S  # a writer that looked before the record was there has given up by then
 _MARKERS, _BYTES = 1000, 8 * 2**20  # at most so many in a pack, and so large where markers are
-_KEPT = 4  # packs whose markers stay in memory
+_KEPT_BYTES = 64 * 2**20  # of markers that stay in memory
 
 
 class Packs:
@@ -34,7 +39,7 @@ class Packs:
         self._backend = backend
         self._ids: dict[str, dict[str, frozenset[str]]] = {}  # kind -> key of a pack -> the records in it
         self._recent: OrderedDict[str, dict[str, bytes]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_recent`; nothing is read from the store under it
 
     def keys(self, kind: str) -> list[str]:
         """Keys of a kind's packs, oldest first."""
@@ -46,27 +51,26 @@ class Packs:
 
     def ids(self, kind: str) -> set[str]:
         """Ids of all packed records of a kind. Raises: CorruptRecordError if a pack cannot say which it holds."""
-        with self._lock:
-            if error := self._look(kind):
-                raise error
-            return {id_ for ids in self._ids[kind].values() for id_ in ids}
+        found, error = self._look(kind)
+        if error:
+            raise error
+        return {id_ for ids in found.values() for id_ in ids}
 
     def known(self, kind: str, id_: str) -> bytes | None:
         """The marker of a record in a pack that was seen before; asks the store for nothing but that pack."""
-        with self._lock:
-            return self._known(kind, id_)
+        key = next((key for key, ids in self._ids.get(kind, {}).items() if id_ in ids), None)
+        return None if key is None else self._markers(kind, key).get(id_)
 
     def find(self, kind: str, id_: str) -> bytes | None:
         """The marker of a record in any pack there is, None if it is in none. Raises: CorruptRecordError."""
-        with self._lock:
-            error = self._look(kind)
-            found = self._known(kind, id_)
-            if found is None and error:
-                raise error
-            return found
+        _, error = self._look(kind)
+        found = self.known(kind, id_)
+        if found is None and error:
+            raise error
+        return found
 
-    def _look(self, kind: str) -> CorruptRecordError | None:
-        """Take in what packs are there; the error of one that cannot be read, where there is one."""
+    def _look(self, kind: str) -> tuple[dict[str, frozenset[str]], CorruptRecordError | None]:
+        """What is in the packs that are there now; the error of one that cannot be read, where there is one."""
         known, found, broken = self._ids.get(kind, {}), {}, None
         for key in self.keys(kind):
             try:
@@ -74,19 +78,23 @@ class Packs:
             except CorruptRecordError as error:
                 broken = error
         self._ids[kind] = found
-        return broken
-
-    def _known(self, kind: str, id_: str) -> bytes | None:
-        key = next((key for key, ids in self._ids.get(kind, {}).items() if id_ in ids), None)
-        return None if key is None else self._markers(kind, key).get(id_)
+        return found, broken
 
     def _markers(self, kind: str, key: str) -> dict[str, bytes]:
-        if key not in self._recent:
-            self._recent[key] = read_pack(self._backend, kind, key)
-        self._recent.move_to_end(key)
-        while len(self._recent) > _KEPT:
-            self._recent.popitem(last=False)
-        return self._recent[key]
+        with self._lock:
+            if key in self._recent:
+                self._recent.move_to_end(key)
+                return self._recent[key]
+        markers = read_pack(self._backend, kind, key)
+        with self._lock:
+            self._recent[key] = markers
+            while len(self._recent) > 1 and _size(self._recent.values()) > _KEPT_BYTES:
+                self._recent.popitem(last=False)
+        return markers
+
+
+def _size(packs: Iterable[Mapping[str, bytes]]) -> int:
+    return sum(len(data) for markers in packs for data in markers.values())
 
 
 def read_pack(backend: Backend, kind: str, key: str) -> dict[str, bytes]:
@@ -129,6 +137,7 @@ def _compact_kind(backend: Backend, kind: str, markers: list[str], now: float, o
     def close() -> None:
         nonlocal batch, done
         if len(batch) > 1:  # one marker is as good as a pack of one
+            backend.write(HEADER_KEY, encode_json(PACKED_HEADER))
             pack = seal("pack", {"kind": kind, "markers": {id_: data.decode() for id_, data in batch.items()}})
             backend.create(f"packs/{kind}/{attempt_name(now)}.json", pack, now)
             list(threads.map(backend.delete, (record_place(kind, id_).marker for id_ in batch)))
@@ -153,14 +162,21 @@ def _compact_kind(backend: Backend, kind: str, markers: list[str], now: float, o
 def scatter(backend: Backend, *, now: float) -> int:
     """Inverse of `compact`: every packed marker lies by itself again; how many. For a store that nobody uses meanwhile.
 
-    Raises: CorruptRecordError; that pack stays.
+    Raises: CorruptRecordError if a pack cannot be read, once the others are done; that one stays.
     """
-    done = 0
+    done, broken = 0, None
     for key in backend.sizes("packs"):
         kind = key.split("/")[1]
-        markers = read_pack(backend, kind, key)
+        try:
+            markers = read_pack(backend, kind, key)
+        except CorruptRecordError as error:
+            broken = error
+            continue
         for id_, data in markers.items():
             backend.create(record_place(kind, id_).marker, data, now)
         backend.delete(key)
         done += len(markers)
+    if broken:
+        raise broken
+    backend.write(HEADER_KEY, encode_json(HEADER))
     return done

@@ -15,6 +15,7 @@ from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
     HEADER,
     HEADER_KEY,
+    PACKED_HEADER,
     Commit,
     attempt_time,
     checked_name,
@@ -138,8 +139,9 @@ def verify(store: Store) -> list[Problem]:
     Quiet stores only: beside a writer its unpublished data show as orphans, beside a collector records as missing.
     """
     problems = _check_documents(store)
-    live: set[str | None] = set()
-    for marker in [*_sound_markers(store, problems), *store.backend.sizes("versions")]:
+    markers, unread = _markers(store, problems)
+    live: set[str | None] = {folder for folder in _folders(store) if folder.startswith(unread)}
+    for marker in [*markers, *store.backend.sizes("versions")]:
         place = place_of_marker(marker)
         try:
             commit = store.find(place)
@@ -163,16 +165,18 @@ def verify(store: Store) -> list[Problem]:
     return problems
 
 
-def _sound_markers(store: Store, problems: list[Problem]) -> list[str]:
-    """Markers by themselves and those in packs that can be read; the other packs are problems."""
+def _markers(store: Store, problems: list[Problem]) -> tuple[list[str], tuple[str, ...]]:
+    """Markers by themselves and in packs; and, below which folders the data of packs lie that cannot be read."""
     found = set(store.backend.sizes("commits"))
+    unread = []
     for key in store.backend.sizes("packs"):
         kind = key.split("/")[1]
         try:
             found |= {record_place(kind, id_).marker for id_ in read_pack(store.backend, kind, key)}
         except CorruptRecordError as error:
             problems.append(Problem(kind="corrupt", key=key, reason=str(error)))
-    return sorted(found)
+            unread.append(f"segments/{kind}/")
+    return sorted(found), tuple(unread)
 
 
 def _check(store: Store, commit: Commit) -> None:
@@ -191,8 +195,11 @@ def _check(store: Store, commit: Commit) -> None:
 def _check_documents(store: Store) -> list[Problem]:
     """What is wrong with the small documents beside the records."""
     problems = []
-    if store.backend.read(HEADER_KEY) != encode_json(HEADER):
-        problems.append(Problem(kind="corrupt", key=HEADER_KEY, reason=f"must be {encode_json(HEADER).decode()}"))
+    headers = [encode_json(PACKED_HEADER)]
+    if not store.backend.sizes("packs"):
+        headers.append(encode_json(HEADER))
+    if store.backend.read(HEADER_KEY) not in headers:
+        problems.append(Problem(kind="corrupt", key=HEADER_KEY, reason=f"must be {headers[-1].decode()}"))
     for name, decode in (("leases", _lease_of), ("retired", _retired_s)):
         for key in store.backend.sizes(name):
             data = store.backend.read(key)

@@ -22,6 +22,7 @@ from itercomp_rl.store.layout import (
     HEADER,
     HEADER_KEY,
     JSON,
+    PACKED_SCHEMA,
     SCHEMA,
     WAY_OUT,
     ArrayInfo,
@@ -73,9 +74,10 @@ def open_store(url: str, *, create: bool = False, durable: bool = True) -> "Stor
         raise StoreError(
             f"store {backend.url}: {HEADER_KEY} is not a store's ({error}): point store.url elsewhere"
         ) from error
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, PACKED_SCHEMA):
         raise StoreError(
-            f"store {backend.url} has schema version {schema}, this software reads and writes {SCHEMA}: "
+            f"store {backend.url} has schema version {schema}, this software reads and writes {SCHEMA} and "
+            f"{PACKED_SCHEMA}: "
             "use the software that made it, or point store.url at a new place"
         )
     return Store(backend=backend)
@@ -184,22 +186,26 @@ class Store:
         return winner, winner == offered  # equal also where obstore repeated a create that had succeeded unheard
 
     def copy(self, source: "Store", place: Place) -> bool:
-        """Copy a record of another store with its writer, time and software; whether it was there, and new here.
+        """Copy a record of another store with its writer and software; whether it was there, and new here.
 
-        Every byte is checked on the way. Raises: CorruptRecordError, StoreError; then nothing is visible here.
+        It is as young as the copy, for what is old may be packed. Every byte is checked on the way.
+        Raises: CorruptRecordError, StoreError; then nothing is visible here.
         """
         began = self.clock()
         commit = source.find(place)
         if commit is None or self.find(place):
             return False
-        folder = self._folder(place, began) if commit.data else None
+        folder, infos = self._folder(place, began) if commit.data else None, {}
         if folder:
             with self._whole_or_nothing(folder):
-                for name in commit.arrays:
-                    self._write_array(f"{folder}/{name}", source.read_array(commit, name))
+                infos = {
+                    name: self._write_array(f"{folder}/{name}", source.read_array(commit, name))
+                    for name in commit.arrays
+                }
                 self.backend.write_new(f"{folder}/zarr.json", [encode_json(group_metadata(commit.attrs))])
                 self.backend.flush(folder)
-        return self._show(place, replace(commit, data=folder), began, self.clock())[1]
+        now = self.clock()
+        return self._show(place, replace(commit, data=folder, arrays=infos, time_s=now), began, now)[1]
 
     @contextmanager
     def _whole_or_nothing(self, folder: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Packed markers: whatever is packed, when, by how many, and whoever dies of it, records stay what they were."""
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,6 +83,28 @@ def test_a_writer_that_looked_before_a_record_was_there_cannot_publish_it_twice_
         replace(store, clock=clock).put("k", "z", {}, {"id": "late"})
     assert store.get("k", "z").attrs == {"id": "z"}
     assert loose(store) == []
+
+
+def test_a_copy_is_as_young_as_it_is_here(store: Store) -> None:
+    """Else it could be packed while another copier of it is still at work, and be there twice."""
+    source = open_store("memory://", create=True)
+    for id_ in ("a", "z"):
+        put(source, id_)
+        assert replace(store, clock=lambda: NOW).copy(source, record_place("k", id_))
+    assert compact(store.backend, now=NOW + ATTEMPT_LIFETIME_S) == 0
+    assert compact(store.backend, now=NOW + PACKED_AFTER_S) == 2
+
+
+def test_software_that_knows_of_no_pack_is_kept_out_of_a_store_with_packs(store: Store) -> None:
+    put(store, "a")
+    put(store, "b")
+    schemas = []
+    for act in (lambda: None, lambda: compact(store.backend, now=NOW), lambda: scatter(store.backend, now=NOW)):
+        act()
+        schemas.append(json.loads(store.backend.read("store.json") or b"")["schema"])
+        assert open_store(store.url).ids("k") == ["a", "b"] if store.url != "memory://" else True
+        assert verify(store) == []
+    assert schemas == [1, 2, 1]
 
 
 def test_undone_all_lie_by_themselves_again(store: Store) -> None:
@@ -240,8 +263,12 @@ def test_a_damaged_pack_is_named_and_nothing_is_deleted_or_believed() -> None:
             act()
     with pytest.raises(CorruptRecordError):
         collect(new, grace_s=0, now=1e12)
-    assert [problem.key for problem in verify(new) if problem.kind == "corrupt"] == [key]
+    assert [problem.key for problem in verify(new)] == [key], "and no data are called orphans"
     assert new.get("k", "c").arrays["x"].shape == (3,)
+    with pytest.raises(CorruptRecordError, match="restore it"):
+        scatter(store.backend, now=NOW)
+    assert loose(store) == ["c", "d"]
+    assert list(store.backend.sizes("packs")) == [key]
 
 
 def test_all_of_many_records_are_read_with_few_requests(s3: SmallS3, s3_url: str) -> None:
@@ -256,3 +283,19 @@ def test_all_of_many_records_are_read_with_few_requests(s3: SmallS3, s3_url: str
         compact(store.backend, now=NOW)
     assert requests[0] >= 300
     assert requests[1] <= 5
+    before = s3.requests["GET"]
+    store.put("people", "p999", {}, {})
+    assert (
+        s3.requests["GET"] - before == 3
+    )  # is it there: the marker, a list of the packs, the one that is new to this store
+
+
+def test_packs_that_interleave_are_read_once(s3: SmallS3, s3_url: str) -> None:
+    store = open_store(s3_url, create=True)
+    for turn in range(6):
+        for number in range(turn, 60, 6):
+            replace(store, clock=lambda: OLD).put("k", f"p{number:03d}", {}, {})
+        compact(store.backend, now=NOW + turn)
+    before = s3.requests["GET"]
+    assert len(replace(store).commits("k")) == 60
+    assert s3.requests["GET"] - before <= 6 + 2

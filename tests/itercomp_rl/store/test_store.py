@@ -49,10 +49,9 @@ def test_a_record_comes_back_as_it_went_in(store: Store) -> None:
     assert verify(store) == []
 
 
-def test_a_record_of_another_store_is_copied_whole_with_its_origin(store: Store) -> None:
+def test_a_record_of_another_store_is_copied_whole_with_its_writer_and_the_time_of_the_copy(store: Store) -> None:
     source = open_store("memory://", create=True)
-    source = replace(source, clock=lambda: 1e9)
-    source.put("images", "a", {"images": images(0), "seeds": np.arange(3)}, {"round": 1})
+    replace(source, clock=lambda: 1e9).put("images", "a", {"images": images(0), "seeds": np.arange(3)}, {"round": 1})
     place = record_place("images", "a")
     assert not store.copy(source, record_place("images", "b"))
     assert store.copy(source, place)
@@ -61,7 +60,8 @@ def test_a_record_of_another_store_is_copied_whole_with_its_origin(store: Store)
     assert copied
     assert original
     assert copied.data != original.data
-    assert replace(copied, data=None) == replace(original, data=None)
+    assert copied.time_s > original.time_s + 1e6
+    assert replace(copied, data=None, time_s=1e9) == replace(original, data=None)
     for name, array in source.get("images", "a").arrays.items():
         np.testing.assert_array_equal(store.get("images", "a").arrays[name], array)
     assert verify(store) == []
