@@ -1,5 +1,6 @@
-"""Step 5 of a prompt's road: a roller denoises without gradient, under the policy version told, up to the mid step."""
+"""Step 5 of a prompt's road: a roller denoises without gradient, under the newest policy, up to the mid step."""
 
+import secrets
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,11 @@ from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.schema import PolicyConfig
+from itercomp_rl.store import weights
+from itercomp_rl.store.retention import Lease, lease
 from itercomp_rl.store.store import Store
+
+LEASE_S = 900.0  # longer than a version takes to load
 
 
 class Roller:
@@ -32,16 +37,12 @@ class Roller:
         check_attention("policy.attention", settings.attention, self._policy.dtype, device)
         set_attention(self._policy.trainable, settings.attention)
         self._version: tuple[str, int] | None = None
+        self._name = f"roller-{secrets.token_hex(6)}"
 
     def roll(self, order: RolloutOrder) -> Rollout:
         """Latents at each image's mid steps, from its own generator; a walk goes on where the last one stopped."""
         policy, settings = self._policy, self._settings
-        if self._version != (order.role, order.version):
-            held = self._version[1] if self._version and self._version[0] == order.role else None
-            load_published(policy, self._store, order.role, order.version, held)
-            self._version = (order.role, order.version)
-            if settings.compile and policy.network is policy.trainable:  # once it has its adapter
-                policy.network = torch.compile(policy.trainable)
+        version = self._refresh(order)
         generators = image_generators(order.seeds)
         cond = self._encoded.of([prompt.text for prompt in order.prompts], policy.device)
         schedule = policy.schedule(settings.num_steps, settings.sampler)
@@ -55,8 +56,37 @@ class Roller:
             points.append(latents)
         return Rollout(
             index=order.index,
-            version=order.version,
+            version=version,
             prompts=order.prompts,
             mid_steps=order.mid_steps,
             latents=torch.stack(points).cpu().numpy(),
         )
+
+    def _refresh(self, order: RolloutOrder) -> int:
+        """Load the version to roll out under, if it is not the one held; returns it.
+
+        Where the learner may run ahead of its rollouts, an order may have waited for long: by now a newer version is
+        there, which is less stale, and its own may be collected.
+        """
+        version = order.version
+        if self._settings.max_policy_lag:
+            version = self._newest(order)
+        if self._version != (order.role, version):
+            held = self._version[1] if self._version and self._version[0] == order.role else None
+            load_published(self._policy, self._store, order.role, version, held)
+            self._version = (order.role, version)
+            if self._settings.compile and self._policy.network is self._policy.trainable:  # once it has its adapter
+                self._policy.network = torch.compile(self._policy.trainable)
+        return version
+
+    def _newest(self, order: RolloutOrder) -> int:
+        """The newest version, at least the ordered one; under a lease if it must be loaded: the collector leaves it."""
+        while True:
+            version = max(order.version, weights.latest(self._store, order.role) or 0)
+            if self._version == (order.role, version):
+                return version
+            expires_s = self._store.clock() + LEASE_S
+            lease(self._store, Lease(reader=self._name, role=order.role, version=version, expires_s=expires_s))
+            is_there = weights.find(self._store, order.role, version) is not None
+            if is_there or (weights.latest(self._store, order.role) or 0) <= version:
+                return version  # one that is not there, nor newer, fails as it is loaded

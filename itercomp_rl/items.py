@@ -136,7 +136,7 @@ class RewardReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutOrder:
-    """Denoise without gradient under live policy `version`: latents from `seeds`, each up to its own mid steps.
+    """Denoise without gradient under live policy `version` or newer: latents from `seeds`, each up to its mid steps.
 
     mid_steps holds, per gradient point, one step per image: ((3, 5), (7, 6)) for two points of two images, an image's
     steps rising from point to point.

@@ -81,7 +81,7 @@ class SimulatedTeam:
         self.policies: set[int] = set()
         self.update_ends: dict[int, list[float]] = {}
         self._segment_sizes: dict[str, int] = {}
-        self.max_lag = self.num_orders = self._round = 0
+        self.max_lag = self.num_orders = self._round = self._updates = 0
 
     def team(self) -> Team:
         learners = {aspect: _RewardLearner(self, aspect) for aspect in self._plan.config.prompts.aspects}
@@ -136,13 +136,17 @@ class SimulatedTeam:
         return self._segment_sizes[segment]
 
     async def roll(self, order: RolloutOrder) -> Rollout:
+        version = order.version
+
         def seconds(member: _Member) -> float:
-            is_new = member.version != (order.role, order.version)
-            member.version = (order.role, order.version)
+            nonlocal version
+            version = self._updates  # the newest there is when it begins
+            is_new = member.version != (order.role, version)
+            member.version = (order.role, version)
             return self._times.roll_s + (self._times.load_s if is_new else 0.0)
 
         await self._pooled("roller", seconds)
-        return Rollout(index=order.index, version=order.version, prompts=(), mid_steps=(), latents=LATENTS)
+        return Rollout(index=order.index, version=version, prompts=(), mid_steps=(), latents=LATENTS)
 
     async def reward(self, aspect: str, seconds: float) -> None:
         """One call of an aspect's learner."""
@@ -162,13 +166,14 @@ class SimulatedTeam:
         await self._loop.until(began + spent)
 
     async def open(self, order: PolicyOrder) -> int:
-        self._round = order.round
+        self._round, self._updates = order.round, 0
         await self._ranks_work(self._times.policy_open_s)
         return 0
 
     async def update(self, number: int, rollouts: Sequence[Rollout]) -> Mapping[str, float]:
         self.max_lag = max(self.max_lag, *(number - rollout.version for rollout in rollouts))
         await self._ranks_work(self._times.update_s(len(rollouts), len(self._ranks)))
+        self._updates = number + 1
         self.update_ends.setdefault(self._round, []).append(self._loop.now)
         return {}
 

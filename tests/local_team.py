@@ -90,11 +90,13 @@ class LocalTeam:
 
     async def roll(self, order: RolloutOrder) -> Rollout:
         assert order.version <= self.version, "rolled out under a version nobody has published"
+        await self.pause()  # it waits for a roller, which takes the newest version then
+        version = self.version
         await self.pause()
         self.events.append(f"roll {order.index}")
         latents = np.zeros((1, 1, 1, 1), np.float32)
         return Rollout(
-            index=order.index, version=order.version, prompts=order.prompts, mid_steps=order.mid_steps, latents=latents
+            index=order.index, version=version, prompts=order.prompts, mid_steps=order.mid_steps, latents=latents
         )
 
     async def open(self, order: PolicyOrder) -> int:

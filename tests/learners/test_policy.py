@@ -1,5 +1,6 @@
 """The policy learner in one process, with a real roller, store and reward model: what its settings do to a gradient."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
+from itercomp_rl.store.live_weights import collect_run
+from itercomp_rl.store.retention import leases
 from itercomp_rl.store.store import Store, open_store
 from learners.engine import Group
 from learners.policy import PolicyLearner
@@ -110,6 +113,34 @@ def test_an_images_points_are_different_steps_and_each_image_is_walked_once(
         alone = roller.roll(replace(work, mid_steps=(work.mid_steps[point],)))
         np.testing.assert_allclose(alone.latents[0], rollout.latents[point], rtol=1e-4, atol=1e-5)
     learner.publish({})
+
+
+def test_a_roller_takes_the_newest_weights_under_a_lease_though_those_it_was_ordered_are_collected(
+    sd: Path, tmp_path: Path
+) -> None:
+    config = settings(sd, "policy.max_policy_lag=16")
+    own = open_store((tmp_path / "store").as_uri(), create=True)
+    policy = load_policy(sd, dtype="fp32", device=CPU)
+    whole = policy.trainable.state_dict()
+    for version in range(7):
+        scaled = {name: tensor * (1 + version / 100) for name, tensor in whole.items()}
+        weights.publish(own, "live-x", version, scaled, {})
+    assert [version for _, version in collect_run(own, grace_s=0, now=time.time()).retired] == [0, 1, 2]
+    work = Plan(config=config).rollout_order(0, 0, ("live-x", 1))
+    roller = roller_of(config, own)
+    late = roller.roll(work)
+    assert late.version == 6
+    exact = roller_of(config, own).roll(replace(work, version=6))
+    np.testing.assert_array_equal(late.latents, exact.latents)
+    assert {(claim.role, claim.version) for claim in leases(own)} == {("live-x", 6)}
+    for version in range(7, 12):
+        weights.publish(own, "live-x", version, whole, {})
+    assert 6 not in [version for _, version in collect_run(own, grace_s=0, now=time.time()).retired]
+    assert roller.roll(work).version == 11
+    with pytest.raises(MissingRecordError, match="holds no version 12"):
+        roller.roll(replace(work, version=12))
+    with pytest.raises(MissingRecordError, match="holds no version 1 "):  # in order, no other will do
+        roller_of(settings(sd), own).roll(work)
 
 
 def test_the_gradient_of_several_points_is_the_mean_of_theirs(sd: Path, store: Store, tmp_path: Path) -> None:
