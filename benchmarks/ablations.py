@@ -1,7 +1,6 @@
 """What each part of the loop is worth: the quickstart run again with one thing changed, over seeds; minutes to hours.
 
 python benchmarks/ablations.py --json ablations.json --variants full no-reward random-reward --seeds 0 1 2
-python benchmarks/ablations.py --json staleness.json --variants staleness --seeds 0 1 2
 Runs that are there already (under --dir) are read, not repeated; a killed one is resumed. What an earlier run of the
 same seed drew and learned just as the next would is copied (itercomp run --reuse).
 """
@@ -51,17 +50,6 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "little-data-base": ["policy.model={little-data}", "gallery.members.base.model={little-data}"],
 }
-# One round of as many updates each, all from the same reward models: what rollouts of older weights cost.
-STALENESS = {
-    f"lag-{lag}-points-{points}": [
-        "run.rounds=1",
-        f"policy.max_policy_lag={lag}",
-        f"policy.points_per_rollout={points}",
-    ]
-    for points in (1, 4)
-    for lag in (0, 1, 4, 16)
-}
-VARIANTS |= STALENESS
 # No gain is what these must show; elsewhere more is better.
 CONTROLS = ("no-reward", "random-reward")
 
@@ -80,20 +68,17 @@ def _with_models(setting: str, places: dict[str, str]) -> str:
 def main() -> None:
     """Run what is missing, then write the measures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    ablations = [variant for variant in VARIANTS if variant not in STALENESS]
-    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "staleness"], default=ablations)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--dir", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     measures = []
-    for variant in STALENESS if options.variants == ["staleness"] else options.variants:
+    for variant in options.variants:
         results = {seed: result(variant, seed, options.dir) for seed in options.seeds}
         for seed, tree in results.items():
             measures += measures_of(variant, f"seed {seed}", tree)
-            if variant in STALENESS:
-                measures += staleness_of(variant, seed, options.dir, tree)
         measures += over_seeds(variant, [tree["aspects"] for tree in results.values()])
         write(options.json, measures)  # after every variant: hours lie between the first and the last
 
@@ -110,16 +95,6 @@ def measures_of(variant: str, run: str, tree: dict[str, Any]) -> list[dict[str, 
         name = f"{variant}/{run}/change of the denoising loss"
         found.append(measure(name, last["mean"], "mean squared error", se=last["se"]))
     return found
-
-
-def staleness_of(variant: str, seed: int, folder: Path, tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """How stale an update's oldest rollout was, over all updates, and how long they took."""
-    lines = (folder / f"{variant}-{seed}" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    logged = [json.loads(line) for line in lines]
-    lags = [entry["value"] for entry in logged if entry["name"] == "policy/lag_updates"]
-    seconds = sum(phase["seconds"] for phase in tree["phases"] if phase["phase"] == "policy")
-    name = f"{variant}/seed {seed}"
-    return [measure(f"{name}/lag", fmean(lags), "updates"), measure(f"{name}/policy phase", seconds, "s")]
 
 
 def over_seeds(variant: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,12 +1,11 @@
 """The ablation benchmark: its variants are configs that load, its models are what they say, its measures are right."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from ablation_models import make_little_data_base, make_random_trunk
-from ablations import VARIANTS, measures_of, over_seeds, reuse_of, settings_of, staleness_of
+from ablations import VARIANTS, measures_of, over_seeds, reuse_of, settings_of
 from safetensors.torch import load_file
 
 from cluster.run_folder import prepare_folder
@@ -80,15 +79,6 @@ def test_a_run_copies_from_the_one_that_shares_most_with_it(tmp_path: Path) -> N
     assert reuse_of(0, ["policy.updates=3"], tmp_path) == ["--reuse", str(tmp_path / "late-steps-0")]
     assert reuse_of(0, ["judge.flip=0.1"], tmp_path) == ["--reuse", str(tmp_path / "flip-10-0")]
     assert reuse_of(0, ["prompts.gallery=50", "evaluation.seed=5", "evaluation.denoising_images=0"], tmp_path) == []
-
-
-def test_staleness_is_the_mean_over_updates_of_every_round(tmp_path: Path) -> None:
-    (tmp_path / "lag-4-points-1-2").mkdir()
-    lines = [{"name": "policy/lag_updates", "value": lag} for lag in (0, 1, 2)] + [{"name": "policy/lr", "value": 9}]
-    (tmp_path / "lag-4-points-1-2" / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    phases = [{"phase": "policy", "seconds": 3.5}, {"phase": "gallery", "seconds": 1.0}]
-    lag, seconds = staleness_of("lag-4-points-1", 2, tmp_path, {"phases": phases})
-    assert (lag["value"], seconds["value"]) == (1.0, 3.5)
 
 
 @pytest.mark.slow

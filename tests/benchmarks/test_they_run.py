@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 from random_models import word_tokenizer
 
+from cluster.run_folder import prepare_folder
+from itercomp_rl.plan import Plan
+from itercomp_rl.results import aspects_tree
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
+from itercomp_rl.store.store import open_store
 from tests.checkpoints import make_sdxl
+from tests.one_process import OneProcessRun, small_config
 from tests.spacy_pipeline import spacy_pipeline
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -50,6 +55,19 @@ def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
 def test_the_rule_planner_is_counted(tmp_path: Path) -> None:
     found = measured("rule_planner", tmp_path / "measures.json", "--spacy", spacy_pipeline())
     assert len(found) == 8
+
+
+def test_rollouts_that_are_no_update_old_learn_what_the_run_learned(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    prepare_folder(config, resume=False)
+    store = open_store(config.store_url, create=True, durable=False)
+    OneProcessRun(config, store).go()
+    options = (str(config.run_folder), "--dir", str(tmp_path / "stale"), "--lags", "0", "2", "--points", "1")
+    found = measured("staleness", tmp_path / "measures.json", *options)
+    assert len(found) == 2 * 4  # lags, three aspects and their mean
+    for aspect, tree in aspects_tree(store, Plan(config=config)).items():
+        own = tree["paired_gain_by_round"][0]["mean"]
+        assert found[f"1 points per rollout, 0 updates old/run/{aspect} gain"] == pytest.approx(own, abs=1e-3)
 
 
 def test_real_size_takes_checkpoints_of_any_size(tmp_path: Path) -> None:
