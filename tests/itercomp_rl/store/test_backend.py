@@ -96,12 +96,12 @@ def test_a_store_that_is_not_there_is_refused(tmp_path: Path, s3_url: str) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("header", [b'{"schema": 2}', b'{"schema": null}', b'{"schema": "1"}'])
+@pytest.mark.parametrize("header", [b'{"schema": 3}', b'{"schema": null}', b'{"schema": "1"}'])
 def test_a_store_of_another_schema_is_refused(tmp_path: Path, header: bytes) -> None:
     open_store(str(tmp_path), create=True)
     (tmp_path / "store.json").write_bytes(header)
     for create in (True, False):
-        with pytest.raises(StoreError, match=r"this software reads and writes 1: use the software that made it"):
+        with pytest.raises(StoreError, match=r"this software reads and writes 1 and 2: use the software that made it"):
             open_store(str(tmp_path), create=create)
 
 
