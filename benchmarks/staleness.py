@@ -95,7 +95,7 @@ def config_of(run: Path, points: int) -> Config:
     """The run's own settings, for one round and one learner."""
     tree = to_tree(load_run(run)[0])
     tree["run"]["rounds"] = 1
-    # The learner's rollouts come as the loop would order them; how old each is decides the caller, version by version.
+    # The learner's rollouts come as the loop would order them; their age is set here, version by version.
     tree["policy"] |= {"points_per_rollout": points, "max_policy_lag": 0}
     tree["policy"]["engine"] |= {"kind": "plain", "zero_stage": 0}
     tree["actors"]["policy_learners"]["count"] = 1

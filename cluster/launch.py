@@ -35,7 +35,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
 from itercomp_rl.records import put_rolled_prompts
 from itercomp_rl.results import mean_gain
-from itercomp_rl.reuse import Shared, reusable, take_over
+from itercomp_rl.reuse import Shared, check_prompts, reusable, take_over
 from itercomp_rl.run_logs import JsonLines
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
@@ -61,9 +61,8 @@ class StoreLedger:
         if self._store.find(version_place(reward_role(aspect), version)) is None:
             return None
         report = RewardReport(**weights.load_attrs(self._store, reward_role(aspect), version)["report"])
-        return replace(
-            report, weight=self._plan.config.reward.weights[aspect]
-        )  # a reused one may have counted otherwise
+        weight = self._plan.config.reward.weights[aspect]  # a reused report may state another run's
+        return replace(report, weight=weight)
 
     def has_policy(self, version: int) -> bool:
         return self._store.find(version_place("policy", version)) is not None
@@ -122,7 +121,7 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
 def reusable_work(run_: str, plan: Plan) -> tuple[list[Shared], Store]:
     """The work that a run shares with this one, and its store.
 
-    Raises: ConfigError if there is no such run, or none of its work is this one's too.
+    Raises: ConfigError if there is no such run, none of its work is this one's too, or its images are of other prompts.
     """
     config, store = load_run(run_)
     shared = reusable(Plan(config=config), plan)
@@ -131,6 +130,7 @@ def reusable_work(run_: str, plan: Plan) -> tuple[list[Shared], Store]:
             f"--reuse {run_}: none of its work is this run's too; what both draw alike is shared "
             f"(compare gallery and prompts in {config.run_folder / 'config.yaml'}), or leave --reuse out"
         )
+    check_prompts(shared, store)
     return shared, store
 
 

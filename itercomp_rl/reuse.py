@@ -45,9 +45,8 @@ def take_over(shared: list[Shared], source: Store, store: Store) -> Counter[str]
 
     Planners' answers come along where images do, and people's rankings of no other images; where people ranked any, the
     reward models do not, which may have been learned before.
-    Raises: ConfigError if images there are of other prompts; StoreError, CorruptRecordError.
+    Raises: StoreError, CorruptRecordError.
     """
-    _check_prompts(shared, source)
     places = [one.place for one in shared]
     if images := {record_id(one.place) for one in shared if one.kind == "images"}:
         said = source.commits(people.KIND)
@@ -72,8 +71,11 @@ def _segments(said: dict[str, Any]) -> set[str]:
     return {ref["segment"] for ref in said["images"].values()}
 
 
-def _check_prompts(shared: list[Shared], source: Store) -> None:
-    """Orders are planned from prompt files as they are now; the images there are of those that were."""
+def check_prompts(shared: list[Shared], source: Store) -> None:
+    """Orders are planned from prompt files as they are now; the images there are of those that were.
+
+    Raises: ConfigError if these differ.
+    """
     prompts = {one.place.marker: one.prompts for one in shared if one.prompts}
     for commit in source.find_all(one.place for one in shared if one.prompts):
         if tuple(map(prompt_of, commit.attrs["prompts"])) != prompts[commit.marker]:

@@ -144,7 +144,7 @@ class Store:
         self, place: Place, folder: str | None, arrays: Mapping[str, ArrayInfo], attrs: Mapping[str, JSON]
     ) -> tuple[Commit, bool]:
         """Make arrays that lie in a folder of `begin` visible as the record of a place; returns as `publish`."""
-        return self._complete(place, folder, arrays, attrs, began=None)
+        return self._complete(place, folder, arrays, attrs, attempt_time(folder or "") or self.clock())
 
     def _complete(
         self,
@@ -152,7 +152,7 @@ class Store:
         folder: str | None,
         infos: Mapping[str, ArrayInfo],
         attrs: Mapping[str, JSON],
-        began: float | None,
+        began: float,
     ) -> tuple[Commit, bool]:
         if folder:
             with self._whole_or_nothing(folder):
@@ -168,8 +168,6 @@ class Store:
             time_s=now,
             software=dict(software()),
         )
-        if began is None:
-            began = attempt_time(folder or "") or now
         return self._show(place, commit, began, now)
 
     def _show(self, place: Place, commit: Commit, began: float, now: float) -> tuple[Commit, bool]:

@@ -10,7 +10,7 @@ from itercomp_rl.config import load_config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.people import Said, load, load_pairs, publish
 from itercomp_rl.plan import Plan
-from itercomp_rl.reuse import reusable, take_over
+from itercomp_rl.reuse import check_prompts, reusable, take_over
 from itercomp_rl.store.layout import record_place
 from itercomp_rl.store.store import Store, open_store
 from tests.small_run import small_run
@@ -179,4 +179,4 @@ def test_images_of_other_prompts_than_the_file_now_holds_are_refused(source: tup
     old_store = source[1]
     other = plan("prompts.world.colours=[red,green,purple]")
     with pytest.raises(ConfigError, match="images of other prompts"):
-        take_over(reusable(other, other), old_store, open_store("memory://", create=True))
+        check_prompts(reusable(other, other), old_store)
