@@ -8,14 +8,13 @@ same seed drew and learned just as the next would is copied (itercomp run --reus
 import argparse
 import json
 import logging
-import math
 import subprocess
 import sys
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from ablation_models import MODELS, QUICKSTART
+from gains import gains_of, gains_over
 from measures import measure, write
 
 from cluster.run_folder import load_run
@@ -79,34 +78,19 @@ def main() -> None:
         results = {seed: result(variant, seed, options.dir) for seed in options.seeds}
         for seed, tree in results.items():
             measures += measures_of(variant, f"seed {seed}", tree)
-        measures += over_seeds(variant, [tree["aspects"] for tree in results.values()])
+        over = gains_over([tree["aspects"] for tree in results.values()])
+        measures += [_gain(variant, f"{len(results)} seeds/{name} gain", *gain) for name, gain in over.items()]
         write(options.json, measures)  # after every variant: hours lie between the first and the last
 
 
 def measures_of(variant: str, run: str, tree: dict[str, Any]) -> list[dict[str, Any]]:
     """One run: the paired gain of each aspect and of their mean, and what was forgotten."""
-    gains = {aspect: found["paired_gain"] for aspect, found in tree["aspects"].items()}
-    # The aspects share images: the error of their mean is at most the mean of their errors.
-    both = {key: fmean(gain[key] for gain in gains.values()) for key in ("mean", "se")}
-    found = [_gain(variant, f"{run}/{name} gain", gain["mean"], gain["se"]) for name, gain in gains.items()]
-    found.append(_gain(variant, f"{run}/mean gain", both["mean"], both["se"]))
+    found = [_gain(variant, f"{run}/{name} gain", *gain) for name, gain in gains_of(tree["aspects"]).items()]
     if changes := tree.get("denoising_loss", {}).get("paired_change_by_round"):
         last = changes[-1]
         name = f"{variant}/{run}/change of the denoising loss"
         found.append(measure(name, last["mean"], "mean squared error", se=last["se"]))
     return found
-
-
-def over_seeds(variant: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over run seeds with the error that their spread gives; nothing for one seed."""
-    if len(runs) < 2:
-        return []
-    by_aspect = {aspect: [run[aspect]["paired_gain"]["mean"] for run in runs] for aspect in runs[0]}
-    by_aspect["mean"] = [fmean(gains) for gains in zip(*by_aspect.values(), strict=True)]
-    return [
-        _gain(variant, f"{len(runs)} seeds/{aspect} gain", fmean(gains), stdev(gains) / math.sqrt(len(gains)))
-        for aspect, gains in by_aspect.items()
-    ]
 
 
 def _gain(variant: str, name: str, value: float, se: float) -> dict[str, Any]:

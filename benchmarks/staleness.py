@@ -9,13 +9,12 @@ there already (under --dir) is read, not repeated.
 import argparse
 import json
 import logging
-import math
 import time
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from gains import Gains, gains_of, gains_over
 from measures import measure, write
 
 from actors.judge import Judge
@@ -30,6 +29,7 @@ from itercomp_rl.results import aspects_tree
 from itercomp_rl.reuse import reusable, take_over
 from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
+from itercomp_rl.store.retention import MIN_VERSIONS, collect
 from itercomp_rl.store.store import open_store
 from learners.engine import Group
 from learners.policy import PolicyLearner
@@ -54,41 +54,29 @@ def main() -> None:
         for lag in options.lags:
             name = f"{points} points per rollout, {lag} updates old"
             found = [result(run, lag, points, options.dir) for run in options.runs]
-            for run, tree in zip(options.runs, found, strict=True):
-                measures += measures_of(f"{name}/{run.name}", tree)
-            measures += over_runs(name, found)
+            for run, aspects in zip(options.runs, found, strict=True):
+                measures += as_measures(f"{name}/{run.name}", gains_of(aspects))
+            measures += as_measures(f"{name}/{len(found)} runs", gains_over(found))
             write(options.json, measures)  # after every one: minutes lie between them
 
 
-def measures_of(name: str, tree: dict[str, Any]) -> list[dict[str, Any]]:
-    """One policy: its paired gain over the base per aspect and in the mean, with errors over prompts."""
-    gains = {aspect: found["paired_gain"] for aspect, found in tree["aspects"].items()}
-    # The aspects share images: the error of their mean is at most the mean of their errors.
-    gains["mean"] = {key: fmean(gain[key] for gain in gains.values()) for key in ("mean", "se")}
+def as_measures(name: str, gains: Gains) -> list[dict[str, Any]]:
+    """Each gain with its error."""
     return [
-        measure(f"{name}/{aspect} gain", gain["mean"], "score", better="higher", se=gain["se"])
-        for aspect, gain in gains.items()
+        measure(f"{name}/{aspect} gain", gain, "score", better="higher", se=error)
+        for aspect, (gain, error) in gains.items()
     ]
 
 
-def over_runs(name: str, trees: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean over runs of the mean gain, with the error that their spread gives; nothing for one run."""
-    if len(trees) < 2:
-        return []
-    gains = [fmean(found["paired_gain"]["mean"] for found in tree["aspects"].values()) for tree in trees]
-    error = stdev(gains) / math.sqrt(len(gains))
-    return [measure(f"{name}/{len(gains)} runs/mean gain", fmean(gains), "score", better="higher", se=error)]
-
-
 def result(run: Path, lag: int, points: int, folder: Path) -> dict[str, Any]:
-    """{"aspects": as in results.json, "seconds"} of a policy, learned first if it is not there."""
+    """The `aspects` of results.json of a policy, learned first if they are not there."""
     file = folder / f"{run.name}-lag{lag}-points{points}.json"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         tree = {"aspects": learned(run, lag, points, file.with_suffix("")), "seconds": time.monotonic() - began}
         file.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(file.read_text(encoding="utf-8"))["aspects"]
 
 
 def config_of(run: Path, points: int) -> Config:
@@ -128,6 +116,8 @@ def learned(run: Path, lag: int, points: int, folder: Path) -> dict[str, Any]:
         if number % 10 == 0:
             rewards = {name: round(value, 2) for name, value in metrics.items() if name.startswith("reward_")}
             log.info("%s: update %d of %d, %s", folder.name, number, config.policy.updates, rewards)
+            versions = max(MIN_VERSIONS, lag + 1)  # no roller reads an older one
+            collect(store, grace_s=0.0, now=time.time(), keep_versions=versions, orphan_age_s=None)
     learner.publish(reports)
     sampler, judge = Sampler(store, config.gallery, CPU), Judge(store, config, CPU)
     for drawing in plan.evaluation_orders(plan.policy(0)):

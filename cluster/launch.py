@@ -92,22 +92,24 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
     log.info("memory, as estimated:\n%s", table)
     source = reusable_work(reuse, plan) if reuse else None
     folder = prepare_folder(config, resume=resume)
-    store = open_store(config.store_url, create=True, durable=config.store.durable)
-    if source:
-        taken = take_over(*source, store)
-        log.info("reused of %s: %s", reuse, ", ".join(f"{num} {kind}" for kind, num in taken.items()) or "nothing new")
-    put_rolled_prompts(store, plan.rolled_prompts)
-    specs = workers(config)
-    with logging_to(config), cluster(address), MemoryPeak() as peak, places(config, specs) as options:
-        handles = start_workers(config, specs, options)
-        log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
-        progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
-        try:
-            asyncio.run(_run(config, plan, store, handles, progress))
-        finally:
-            progress.close()
-            for handle in handles.values():
-                ray.kill(handle)
+    with logging_to(config):
+        store = open_store(config.store_url, create=True, durable=config.store.durable)
+        if source:
+            taken = take_over(*source, store)
+            found = ", ".join(f"{num} {kind}" for kind, num in taken.items()) or "nothing new"
+            log.info("reused of %s: %s", reuse, found)
+        put_rolled_prompts(store, plan.rolled_prompts)
+        specs = workers(config)
+        with cluster(address), MemoryPeak() as peak, places(config, specs) as options:
+            handles = start_workers(config, specs, options)
+            log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
+            progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
+            try:
+                asyncio.run(_run(config, plan, store, handles, progress))
+            finally:
+                progress.close()
+                for handle in handles.values():
+                    ray.kill(handle)
     from itercomp_rl.report import write_results
 
     facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}

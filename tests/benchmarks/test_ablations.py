@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from ablation_models import make_little_data_base, make_random_trunk
-from ablations import VARIANTS, measures_of, over_seeds, reuse_of, settings_of
+from ablations import VARIANTS, measures_of, reuse_of, settings_of
+from gains import gains_over
 from safetensors.torch import load_file
 
 from cluster.run_folder import prepare_folder
@@ -62,11 +63,15 @@ def test_measures_of_a_run_are_its_gains_with_their_errors_and_aims() -> None:
     assert (control["aim"], control["better"]) == (0.0, "lower")
 
 
-def test_over_seeds_the_error_is_that_of_the_spread() -> None:
-    assert over_seeds("full", [results(0.1)["aspects"]]) == []
-    found = over_seeds("full", [results(gain)["aspects"] for gain in (0.1, 0.3)])
+def test_over_runs_the_error_is_that_of_the_spread() -> None:
+    assert gains_over([results(0.1)["aspects"]]) == {}
+    found = gains_over([results(gain)["aspects"] for gain in (0.1, 0.3)])
     # Two values 0.2 apart: standard deviation .1414, over the root of 2 = .1.
-    assert [(round(one["value"], 6), round(one["se"], 6)) for one in found] == [(0.2, 0.1), (0.4, 0.1), (0.3, 0.1)]
+    assert found == {
+        "attribute": pytest.approx((0.2, 0.1)),
+        "spatial": pytest.approx((0.4, 0.1)),
+        "mean": pytest.approx((0.3, 0.1)),
+    }
 
 
 def test_a_run_copies_from_the_one_that_shares_most_with_it(tmp_path: Path) -> None:
