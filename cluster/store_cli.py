@@ -38,8 +38,10 @@ def ls(run: str) -> None:
 
 def summary(store: "Store") -> list[str]:
     """One line per kind of record and per role of weights."""
-    sizes = {top: store.backend.sizes(top) for top in ("segments", "weights", "versions")}
-    markers = {"segments": store.markers(), "weights": sizes["versions"]}
+    from itercomp_rl.store.layout import is_own
+
+    sizes = {top: store.backend.sizes(top) for top in ("segments", "weights")}
+    markers = {"segments": store.markers(), "weights": list(filter(is_own, store.backend.sizes("versions")))}
     count: Counter[str] = Counter()
     mib: defaultdict[str, float] = defaultdict(float)
     newest: dict[str, int] = {}

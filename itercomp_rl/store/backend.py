@@ -168,6 +168,12 @@ class Backend:
             batches = obstore.list(self.objects, prefix=prefix, offset=after, chunk_size=1000)
             return dict(sorted((meta["path"], meta["size"]) for batch in batches for meta in batch))
 
+    def tops(self) -> list[str]:
+        """Names of the objects and folders at the top of the store, sorted; nothing below them is listed."""
+        with explaining(self.url, "list its top"):
+            found = obstore.list_with_delimiter(self.objects)
+            return sorted([*found["common_prefixes"], *(meta["path"] for meta in found["objects"])])
+
     def names(self, folder: str, suffix: str, *, after: str = "") -> list[str]:
         """Names of the objects right in a folder that end in a suffix, sorted; those after a name, where one is given.
 

@@ -10,6 +10,7 @@
     leases/<reader>.json                        its reader                      overwritten
     retired/<role>/v<version>-<attempt>.json    the collector                   before it deletes a version's marker
     staging/<attempt>                           a marker on its way to a disk   renamed, or an orphan
+    .rayignore                                  whoever creates a store on disk once
 An attempt's name says when it began, so that the collector can tell an orphan from work in progress.
 """
 
@@ -29,6 +30,8 @@ from itercomp_rl.errors import CorruptRecordError, InvalidNameError, StoreError
 SCHEMA = 1
 PACKED_SCHEMA = 2  # of a store with packs, which older software would take for a store without those records
 HEADER_KEY = "store.json"
+IGNORE_KEY = ".rayignore"  # keeps a store that lies in a job's working folder from travelling with it
+FOLDERS = ("segments", "commits", "packs", "weights", "versions", "leases", "retired", "staging")  # at the top
 CHUNK_BYTES = 16 * 2**20
 ATTEMPT_LIFETIME_S = 6 * 3600.0  # a writer slower than this may not publish: the collector could be deleting its data
 WAY_OUT = (
@@ -42,17 +45,26 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _MARKER = re.compile(r"commits/([^/]+)/([^/]+)\.json|versions/([^/]+)/(\d{8})\.json")
 _FOLDER = re.compile(r"((?:segments/[^/]+/[^/]+/|weights/[^/]+/v\d{8}-)\d{10}-[0-9a-f]{12})/.+")
 _ATTEMPT = re.compile(r"(\d{10})-[0-9a-f]{12}")
+_PACK = re.compile(rf"packs/({_NAME.pattern})/{_ATTEMPT.pattern}\.json")
+_DOCUMENT = re.compile(
+    rf"leases/{_NAME.pattern}\.json|retired/{_NAME.pattern}/v\d{{8}}-{_ATTEMPT.pattern}\.json|staging/{_ATTEMPT.pattern}"
+)
 _CRC32C = {"name": "crc32c"}
 _LITTLE_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 def checked_name(name: str) -> str:
     """The name itself, if it can be one step of a key and nothing more. Raises: InvalidNameError."""
-    if not _NAME.fullmatch(name) or name == "zarr.json":
+    if not is_name(name):
         raise InvalidNameError(
             f"store name {name!r}: use 1 to 200 of A-Z a-z 0-9 . _ -, no leading dot, not 'zarr.json'"
         )
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether `checked_name` takes it."""
+    return bool(_NAME.fullmatch(name)) and name != "zarr.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +90,30 @@ def version_place(role: str, version: int) -> Place:
 
 def place_of_marker(marker: str) -> Place:
     """Inverse of `record_place` and `version_place`, from a listed key. Raises: StoreError for a key of neither."""
-    match = _MARKER.fullmatch(marker)
-    if not match:
+    place = own_place(marker)
+    if place is None:
         raise StoreError(f"{marker} is not a key this software writes: move it out of the store")
-    return record_place(match[1], match[2]) if match[1] else version_place(match[3], int(match[4]))
+    return place
+
+
+def own_place(marker: str) -> Place | None:
+    """As `place_of_marker`, None for a key that is no marker of ours: anybody may lay a file between them."""
+    match = _MARKER.fullmatch(marker)
+    if match and match[1] and is_name(match[1]) and is_name(match[2]):
+        return record_place(match[1], match[2])
+    return version_place(match[3], int(match[4])) if match and match[3] and is_name(match[3]) else None
+
+
+def kind_of_pack(key: str) -> str | None:
+    """The kind whose markers the pack at a key of packs/ holds; None if this software writes no such key."""
+    match = _PACK.fullmatch(key)
+    return match[1] if match else None
+
+
+def is_own(key: str) -> bool:
+    """Whether this software writes such a key; what else lies in a store is foreign: `verify` names it, others pass."""
+    is_known = _DOCUMENT.fullmatch(key) or folder_of(key) or kind_of_pack(key) or own_place(key)
+    return key in (HEADER_KEY, IGNORE_KEY) or bool(is_known)
 
 
 def attempt_name(time_s: float) -> str:

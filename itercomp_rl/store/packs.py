@@ -21,7 +21,8 @@ from itercomp_rl.store.layout import (
     checked_name,
     decode_commit,
     encode_json,
-    place_of_marker,
+    kind_of_pack,
+    own_place,
     record_place,
     seal,
     unseal,
@@ -43,11 +44,12 @@ class Packs:
 
     def keys(self, kind: str) -> list[str]:
         """Keys of a kind's packs, oldest first."""
-        return [f"packs/{kind}/{name}" for name in self._backend.names(f"packs/{checked_name(kind)}", ".json")]
+        names = self._backend.names(f"packs/{checked_name(kind)}", ".json")
+        return [key for name in names if kind_of_pack(key := f"packs/{kind}/{name}")]
 
     def kinds(self) -> list[str]:
         """Kinds of which there are packs."""
-        return sorted({key.split("/")[1] for key in self._backend.sizes("packs")})
+        return sorted({kind for key in self._backend.sizes("packs") if (kind := kind_of_pack(key))})
 
     def ids(self, kind: str) -> set[str]:
         """Ids of all packed records of a kind. Raises: CorruptRecordError if a pack cannot say which it holds."""
@@ -114,7 +116,7 @@ def read_pack(backend: Backend, kind: str, key: str) -> dict[str, bytes]:
 def compact(backend: Backend, *, now: float, older_than_s: float = PACKED_AFTER_S) -> int:
     """Gather the markers of records older than `older_than_s` into packs, kind by kind; how many were gathered.
 
-    Safe beside writers, readers, collectors and other compactors, and after one that was killed.
+    Safe beside writers, readers, collectors and other compactors, and after one that was killed. Foreign files stay.
     Args: now: unix seconds.
     Raises: ValueError if a writer that began before such a record was there could still publish; CorruptRecordError if
     a marker is damaged: it stays where it is.
@@ -123,8 +125,8 @@ def compact(backend: Backend, *, now: float, older_than_s: float = PACKED_AFTER_
         raise ValueError(f"older_than_s is {older_than_s}: must be {PACKED_AFTER_S} or more, writers may still work")
     by_kind: dict[str, list[str]] = {}
     for marker in backend.sizes("commits"):
-        place_of_marker(marker)
-        by_kind.setdefault(marker.split("/")[1], []).append(marker)
+        if own_place(marker):
+            by_kind.setdefault(marker.split("/")[1], []).append(marker)
     return sum(_compact_kind(backend, kind, markers, now, older_than_s) for kind, markers in by_kind.items())
 
 
@@ -166,7 +168,8 @@ def scatter(backend: Backend, *, now: float) -> int:
     """
     done, broken = 0, None
     for key in backend.sizes("packs"):
-        kind = key.split("/")[1]
+        if (kind := kind_of_pack(key)) is None:
+            continue
         try:
             markers = read_pack(backend, kind, key)
         except CorruptRecordError as error:

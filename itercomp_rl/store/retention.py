@@ -7,14 +7,17 @@ A reader that read a marker just before it was deleted has the grace period to f
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from itercomp_rl.errors import CorruptRecordError
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
+    FOLDERS,
     HEADER,
     HEADER_KEY,
+    IGNORE_KEY,
     PACKED_HEADER,
     Commit,
     attempt_time,
@@ -22,7 +25,9 @@ from itercomp_rl.store.layout import (
     encode_json,
     folder_of,
     group_metadata,
-    place_of_marker,
+    is_own,
+    kind_of_pack,
+    own_place,
     record_place,
     seal,
     unseal,
@@ -76,9 +81,9 @@ def leases(store: Store) -> list[Lease]:
     """All claims, expired ones too. Raises: CorruptRecordError, as nothing may be deleted on a guess."""
     claims = []
     for key in store.backend.sizes("leases"):
-        data = store.backend.read(key)
+        data = store.backend.read(key) if is_own(key) else None
         if data is None:
-            continue  # released since it was listed
+            continue  # foreign, or released since it was listed
         claims.append(_lease_of(key, data))
     return claims
 
@@ -90,15 +95,18 @@ def collect(
     now: float,
     keep_versions: int = MIN_VERSIONS,
     keep: Collection[tuple[str, int]] = (),
+    finished: Callable[[Sequence[Commit]], Collection[str]] = lambda _: (),
     orphan_age_s: float | None = 4 * ATTEMPT_LIFETIME_S,
 ) -> Collected:
     """Delete old weights versions, marker first and data `grace_s` later, and data unpublished after `orphan_age_s`.
 
     Never deleted: leased versions, each role's newest `keep_versions`, those in `keep` as (role, version), and what
-    these are based on. Safe beside writers, readers and other collectors, and after one that was killed. A reader must
+    these are based on: what a version is based on goes only after the version's own data, which a lease may hold.
+    Safe beside writers, readers and other collectors, and after one that was killed. Foreign files stay. A reader must
     take its lease before it looks for the marker, and load within `grace_s` or under a lease that has not expired.
-    Args: now: unix seconds. orphan_age_s: None leaves orphans; then the cost grows with the versions there are, and not
-    with the records, whose folders a search for orphans lists one by one.
+    Args: now: unix seconds. finished: tells from all versions' commits in which roles nobody will take a lease any
+    more: of these the newest go too. orphan_age_s: None leaves orphans; then the cost grows with the versions there
+    are, and not with the records, whose folders a search for orphans lists one by one.
     Raises: ValueError if keep_versions < 4 or orphan_age_s could reach a writer still at work.
     """
     if keep_versions < MIN_VERSIONS:
@@ -110,11 +118,15 @@ def collect(
             f"orphan_age_s is {orphan_age_s}: must be {2 * ATTEMPT_LIFETIME_S} or more, writers may still work"
         )
     folders = _folders(store) if orphan_age_s is not None else []  # before the markers: those published since are known
-    commits = store.find_all(map(place_of_marker, store.backend.sizes("versions")))
+    commits = store.find_all(place for key in store.backend.sizes("versions") if (place := own_place(key)))
+    # After the markers: a version whose marker was gone by then has its note here, or no data any more.
+    needed = _bases_of_retired(store)
     held = {(claim.role, claim.version) for claim in leases(store) if claim.expires_s > now} | set(keep)
-    doomed = _doomed(commits, held, keep_versions)
+    doomed = _doomed(commits, held | needed, keep_versions, finished(commits))
     for commit in doomed:
-        store.backend.write(_tombstone(commit.data), seal("note", {"retired_s": now}))
+        base = _base(commit)
+        note = {"retired_s": now} if base is None else {"retired_s": now, "base_version": base[1]}
+        store.backend.write(_tombstone(commit.data), seal("note", note))
         store.backend.delete(commit.marker)
     live = {commit.data for commit in commits} - {commit.data for commit in doomed}
     retired, due = _retired(store, live, held, now - grace_s)
@@ -130,19 +142,22 @@ def collect(
         for key in store.backend.sizes("staging"):
             if _is_old(key, now - orphan_age_s):
                 store.backend.delete(key)
-    return Collected(retired=[_version_of(commit) for commit in doomed], deleted=due + orphans)
+    return Collected(retired=[version_of(commit) for commit in doomed], deleted=due + orphans)
 
 
 def verify(store: Store) -> list[Problem]:
     """Read every byte of every record and say what is wrong; an empty list is a sound store without orphans.
 
+    A foreign folder at the store's top is one problem, whatever lies in it.
     Quiet stores only: beside a writer its unpublished data show as orphans, beside a collector records as missing.
     """
     problems = _check_documents(store)
     markers, unread = _markers(store, problems)
     live: set[str | None] = {folder for folder in _folders(store) if folder.startswith(unread)}
     for marker in [*markers, *store.backend.sizes("versions")]:
-        place = place_of_marker(marker)
+        place = own_place(marker)
+        if place is None:
+            continue  # foreign: named below
         try:
             commit = store.find(place)
             if commit is not None:
@@ -159,10 +174,15 @@ def verify(store: Store) -> list[Problem]:
             problems.append(
                 Problem(kind="orphan", key=folder, reason="data without a marker: the collector removes it")
             )
-    for key in [*store.backend.sizes("segments"), *store.backend.sizes("weights")]:
-        if folder_of(key) is None:
-            problems.append(Problem(kind="stray", key=key, reason="not a key this software writes: move it out"))
+    problems += [
+        Problem(kind="stray", key=key, reason="not a key this software writes: move it out") for key in _foreign(store)
+    ]
     return problems
+
+
+def _foreign(store: Store) -> list[str]:
+    tops = [name for name in store.backend.tops() if name not in (HEADER_KEY, IGNORE_KEY, *FOLDERS)]
+    return tops + [key for folder in FOLDERS for key in store.backend.sizes(folder) if not is_own(key)]
 
 
 def _markers(store: Store, problems: list[Problem]) -> tuple[list[str], tuple[str, ...]]:
@@ -170,7 +190,8 @@ def _markers(store: Store, problems: list[Problem]) -> tuple[list[str], tuple[st
     found = set(store.backend.sizes("commits"))
     unread = []
     for key in store.backend.sizes("packs"):
-        kind = key.split("/")[1]
+        if (kind := kind_of_pack(key)) is None:
+            continue
         try:
             found |= {record_place(kind, id_).marker for id_ in read_pack(store.backend, kind, key)}
         except CorruptRecordError as error:
@@ -196,12 +217,12 @@ def _check_documents(store: Store) -> list[Problem]:
     """What is wrong with the small documents beside the records."""
     problems = []
     headers = [encode_json(PACKED_HEADER)]
-    if not store.backend.sizes("packs"):
+    if not any(map(kind_of_pack, store.backend.sizes("packs"))):
         headers.append(encode_json(HEADER))
     if store.backend.read(HEADER_KEY) not in headers:
         problems.append(Problem(kind="corrupt", key=HEADER_KEY, reason=f"must be {headers[-1].decode()}"))
     for name, decode in (("leases", _lease_of), ("retired", _retired_s)):
-        for key in store.backend.sizes(name):
+        for key in filter(is_own, store.backend.sizes(name)):
             data = store.backend.read(key)
             try:
                 if data is not None:
@@ -219,8 +240,12 @@ def _lease_of(key: str, data: bytes) -> Lease:
 
 
 def _retired_s(key: str, data: bytes) -> float:
+    return _note_of(key, data)["retired_s"]
+
+
+def _note_of(key: str, data: bytes) -> dict[str, Any]:
     try:
-        return unseal("note", key, data)["retired_s"]
+        return unseal("note", key, data)
     except CorruptRecordError as error:
         raise CorruptRecordError(f"{error}: delete it, its data then are an orphan") from error
 
@@ -248,27 +273,44 @@ def _without_marker(store: Store, candidates: list[str], folders: list[str]) -> 
     return sorted(weights + found + [folder for folder in rivals if folder not in named])
 
 
-def _version_of(commit: Commit) -> tuple[str, int]:
+def version_of(commit: Commit) -> tuple[str, int]:
+    """Role and number of the version that a marker of versions/ shows."""
     _, role, name = commit.marker.split("/")
     return role, int(name.removesuffix(".json"))
 
 
-def _doomed(commits: list[Commit], held: set[tuple[str, int]], keep_versions: int) -> list[Commit]:
-    by_version = {_version_of(commit): commit for commit in commits if commit.marker.startswith("versions/")}
+def _doomed(
+    commits: list[Commit], held: set[tuple[str, int]], keep_versions: int, finished: Collection[str]
+) -> list[Commit]:
+    by_version = {version_of(commit): commit for commit in commits}
     newest: dict[str, list[int]] = {}
     for role, version in sorted(by_version, reverse=True):
         newest.setdefault(role, []).append(version)
-    kept = held | {(role, version) for role, rising in newest.items() for version in rising[:keep_versions]}
-    bases = kept
-    while bases := {base for role_version in bases if (base := _base(role_version, by_version))} - kept:
-        kept = kept | bases
+    kept = held | {
+        (role, version)
+        for role, falling in newest.items()
+        if role not in finished
+        for version in falling[:keep_versions]
+    }
+    # Of those that go now too: a reader whose lease came a moment late may have one, and look for its base next.
+    kept |= {base for commit in commits if (base := _base(commit))}
     return [commit for role_version, commit in sorted(by_version.items()) if role_version not in kept]
 
 
-def _base(role_version: tuple[str, int], by_version: dict[tuple[str, int], Commit]) -> tuple[str, int] | None:
-    commit = by_version.get(role_version)
-    base = commit.attrs["attrs"].get("base_version") if commit else None
-    return (role_version[0], base) if isinstance(base, int) else None
+def _base(commit: Commit) -> tuple[str, int] | None:
+    base = commit.attrs["attrs"].get("base_version")
+    return (version_of(commit)[0], base) if isinstance(base, int) else None
+
+
+def _bases_of_retired(store: Store) -> set[tuple[str, int]]:
+    """What versions are based on whose marker is gone and whose data are not, or not all."""
+    found: set[tuple[str, int]] = set()
+    for key in filter(is_own, store.backend.sizes("retired")):
+        data = store.backend.read(key)
+        base = None if data is None else _note_of(key, data).get("base_version")
+        if isinstance(base, int):
+            found.add((key.split("/")[1], base))
+    return found
 
 
 def _retired(

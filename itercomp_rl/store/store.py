@@ -21,6 +21,7 @@ from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
     HEADER,
     HEADER_KEY,
+    IGNORE_KEY,
     JSON,
     PACKED_SCHEMA,
     SCHEMA,
@@ -36,6 +37,8 @@ from itercomp_rl.store.layout import (
     encode_commit,
     encode_json,
     group_metadata,
+    is_name,
+    own_place,
     record_place,
 )
 from itercomp_rl.store.packs import Packs
@@ -53,19 +56,22 @@ class Record:
 def open_store(url: str, *, create: bool = False, durable: bool = True) -> "Store":
     """The store at `file:///dir`, a path, `s3://`, `gs://`, `az://` or `memory://`; many processes may open one.
 
-    Args: create: make one where there is none (and open the one there is). durable: a local disk is flushed before a
+    Args: create: make one where there is none (and open the one there is), and try create-only writes there, each time:
+    a store may have been copied from elsewhere. durable: a local disk is flushed before a
     record is published, so that a power loss takes nothing published.
     Raises: StoreError if there is none, it has another schema version, the URL or its permissions are wrong, or, when
     creating, two create-only writes of one key both succeed there.
     """
     backend = connect(url, create=create, durable=durable)
-    if create and backend.read(HEADER_KEY) is None:
+    header = backend.read(HEADER_KEY)
+    if create:
         now = time.time()
         backend.check_create_only(now)
-        backend.create(HEADER_KEY, encode_json(HEADER), now)
-        if backend.root is not None:
-            backend.create(".rayignore", b"*\n", now)  # a store inside a job's working folder does not travel with it
-    header = backend.read(HEADER_KEY)
+        if header is None:
+            backend.create(HEADER_KEY, encode_json(HEADER), now)
+            if backend.root is not None:
+                backend.create(IGNORE_KEY, b"*\n", now)
+            header = backend.read(HEADER_KEY)
     if header is None:
         raise StoreError(f"no store at {backend.url}: check store.url, or create one there (create=True)")
     try:
@@ -252,17 +258,19 @@ class Store:
     def ids(self, kind: str, prefix: str = "", *, after: str = "") -> list[str]:
         """Sorted ids of the published records of a kind: those that begin with `prefix`, and sort after `after`.
 
+        A foreign file between the markers is no record, unless it is named like one: then reading it fails, by name.
+
         A reader of ids that rise keeps the last one it saw as its cursor: an object store then lists only what is new.
         """
         start = checked_name(after) if after else ""
         # As keys, "a.json" sorts after "a-b.json" though "a" < "a-b": ask from before the suffix, compare ids here.
         names = self.backend.names(f"commits/{checked_name(kind)}", ".json", after=start)
         ids = {name.removesuffix(".json") for name in names} | self._packs.ids(kind)
-        return sorted(id_ for id_ in ids if id_.startswith(prefix) and id_ > after)
+        return sorted(id_ for id_ in ids if id_.startswith(prefix) and id_ > after and is_name(id_))
 
     def markers(self) -> list[str]:
         """Keys of all records' markers, by themselves or packed. Raises: CorruptRecordError."""
-        found = set(self.backend.sizes("commits"))
+        found = {key for key in self.backend.sizes("commits") if own_place(key)}
         for kind in self._packs.kinds():
             found |= {record_place(kind, id_).marker for id_ in self._packs.ids(kind)}
         return sorted(found)

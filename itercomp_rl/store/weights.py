@@ -12,7 +12,17 @@ import torch
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
 from itercomp_rl.store.chunks import digest
-from itercomp_rl.store.layout import JSON, WAY_OUT, ArrayInfo, Commit, Place, checked_name, encode_json, version_place
+from itercomp_rl.store.layout import (
+    JSON,
+    WAY_OUT,
+    ArrayInfo,
+    Commit,
+    Place,
+    checked_name,
+    encode_json,
+    own_place,
+    version_place,
+)
 from itercomp_rl.store.ranks import ALONE, Ranks
 from itercomp_rl.store.store import Store
 
@@ -128,7 +138,7 @@ def _all(ranks: Ranks, act: Callable[[], JSON]) -> list[Any]:  # Any: what the a
 def versions(store: Store, role: str) -> list[int]:
     """Published versions of a role, rising."""
     keys = store.backend.sizes(f"versions/{checked_name(role)}")
-    return sorted(int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys)
+    return sorted(int(key.rsplit("/", 1)[1].removesuffix(".json")) for key in keys if own_place(key))
 
 
 def latest(store: Store, role: str) -> int | None:

@@ -109,11 +109,24 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             sizes = {key: len(data) for key, data in self.server.objects.items()}
         keys = sorted(key for key in sizes if key.startswith(prefix) and key > after)
+        if "delimiter" in query:
+            self._list_level(prefix, keys, sizes)
+            return
         page = keys[: self.server.page]
         objects = "".join(_OBJECT.format(escape(key), sizes[key]) for key in page)
         more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if len(keys) > len(page) else ""
         head = f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}"
         self._answer(200, f"<ListBucketResult>{head}{objects}</ListBucketResult>".encode())
+
+    def _list_level(self, prefix: str, keys: list[str], sizes: dict[str, int]) -> None:
+        names = [key.removeprefix(prefix).split("/") for key in keys]
+        folders = sorted({f"{prefix}{name[0]}/" for name in names if len(name) > 1})
+        level = "".join(f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in folders)
+        level += "".join(
+            _OBJECT.format(escape(key), sizes[key]) for key, name in zip(keys, names, strict=True) if len(name) == 1
+        )
+        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{level}</ListBucketResult>"
+        self._answer(200, body.encode())
 
     def do_DELETE(self) -> None:
         if self._is_throttled():

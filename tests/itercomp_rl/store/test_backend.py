@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.backend import Backend, connect
 from itercomp_rl.store.layout import encode_commit
 from itercomp_rl.store.retention import verify
-from itercomp_rl.store.store import open_store
+from itercomp_rl.store.store import Store, open_store
+from tests.itercomp_rl.store.small_s3 import SmallS3
 
 
 def _mount(options: str, directory: Path) -> bool:
@@ -119,6 +121,23 @@ def test_a_backend_without_create_only_writes_is_refused(careless_s3_url: str) -
         open_store(careless_s3_url)
 
 
+def test_a_store_copied_to_such_a_backend_is_refused(s3: SmallS3, s3_url: str) -> None:
+    open_store(s3_url, create=True).put("k", "a", {}, {"x": 1})
+    s3.is_create_only_kept = False  # the same objects, behind another server
+    with pytest.raises(StoreError, match=r"two writers of one record could both win; use a local disk, or"):
+        open_store(s3_url, create=True)
+    assert open_store(s3_url).ids("k") == ["a"]  # to read is no harm
+
+
+def test_many_who_open_one_store_at_once_all_find_it_sound_and_leave_nothing(store: Store) -> None:
+    if store.url == "memory://":
+        pytest.skip("nobody else can open one")
+    with ThreadPoolExecutor(8) as threads:
+        opened = list(threads.map(lambda _: open_store(store.url, create=True), range(16)))
+    assert all(each.ids("k") == [] for each in opened)
+    assert store.backend.sizes("staging") == {}
+
+
 def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for create in (True, False):
@@ -177,7 +196,7 @@ def test_a_disk_that_fills_up_at_the_marker_shows_no_record(small_disk: Path) ->
     with pytest.raises(StoreError, match="the disk is full"):
         replace(store, clock=fill).put("k", "a", {"x": np.arange(3)}, {})
     assert store.ids("k") == []
-    assert [problem.kind for problem in verify(store)] == ["orphan"]
+    assert [problem.kind for problem in verify(store)] == ["orphan", "stray"]
     filler.unlink()
     store.put("k", "a", {"x": np.arange(3)}, {})
     assert store.ids("k") == ["a"]

@@ -9,10 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.store_cli import summary
 from itercomp_rl.errors import CorruptRecordError, InvalidNameError
 from itercomp_rl.store import weights
-from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, attempt_name, seal, version_place
-from itercomp_rl.store.retention import Lease, Problem, collect, lease, leases, release, verify
+from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, attempt_name, record_place, seal, version_place
+from itercomp_rl.store.live_weights import collect_run
+from itercomp_rl.store.packs import compact, scatter
+from itercomp_rl.store.retention import Lease, collect, lease, leases, release, verify
 from itercomp_rl.store.store import Store, open_store
 
 NOW = 1.8e9
@@ -230,9 +233,81 @@ def test_nothing_is_deleted_on_the_word_of_a_damaged_marker(store: Store) -> Non
     assert [(problem.kind, problem.key) for problem in verify(store)] == [("corrupt", "commits/images/a.json")]
 
 
-def test_a_foreign_file_is_reported_and_left_alone(store: Store) -> None:
-    store.backend.write("segments/images/notes.txt", b"mine")
-    collect(store, grace_s=0, now=NOW)
-    (problem,) = verify(store)
-    assert isinstance(problem, Problem)
-    assert (problem.kind, problem.key) == ("stray", "segments/images/notes.txt")
+FOREIGN = [
+    ".DS_Store",
+    "commits/images/._a.json",
+    "commits/images/notes.txt",
+    "commits/notes.txt",
+    "leases/notes.txt",
+    "packs/images/copy of a pack.json",
+    "packs/notes.txt",
+    "retired/notes.txt",
+    "segments/images/notes.txt",
+    "staging/notes.txt",
+    "versions/policy/7.json",
+    "versions/policy/notes.txt",
+    "weights/policy/notes.txt",
+]
+
+
+def test_foreign_files_are_reported_and_left_alone(store: Store) -> None:
+    for id_ in ("a", "b", "c"):
+        at(store, NOW - 2 * DAY).put("images", id_, {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
+    publish(store, *range(6))
+    for key in FOREIGN:
+        if store.backend.root is None:
+            store.backend.write(key, b"mine")
+        else:
+            (store.backend.root / key).parent.mkdir(parents=True, exist_ok=True)
+            (store.backend.root / key).write_bytes(b"mine")
+    for name in ("1.png", "2.png"):
+        store.backend.write(f"pictures/{name}", b"mine")
+    damaged = store.find(record_place("images", "a"))
+    assert damaged
+    store.backend.delete(f"{damaged.data}/images/zarr.json")
+
+    def found() -> list[tuple[str, str]]:
+        return sorted((problem.kind, problem.key) for problem in verify(store))
+
+    strays = [("stray", key) for key in sorted([*FOREIGN, "pictures"])]
+    assert found() == [("corrupt", "commits/images/a.json"), *strays]
+    assert collect(store, grace_s=0, now=NOW).retired == [("policy", 0), ("policy", 1)]
+    assert collect_run(store, grace_s=0, now=NOW).retired == []
+    assert compact(store.backend, now=NOW) == 3
+    for act in (lambda: None, lambda: scatter(store.backend, now=NOW)):
+        act()
+        assert found() == [("corrupt", "commits/images/a.json"), *strays]
+        assert replace(store).ids("images") == ["a", "b", "c"]
+        assert [commit.id for commit in replace(store).commits("images")] == ["a", "b", "c"]
+        assert [marker.split("/")[-1] for marker in replace(store).markers()] == ["a.json", "b.json", "c.json"]
+        assert weights.versions(store, "policy") == [2, 3, 4, 5]
+        assert [line.split()[:2] for line in summary(replace(store)) if " 0 published" not in line][1:] == [
+            ["segments/images", "3"],
+            ["weights/policy", "4"],
+        ]
+
+
+def test_a_foreign_file_named_like_a_marker_is_named_by_whoever_reads_it(store: Store) -> None:
+    store.put("images", "a", {}, {})
+    store.backend.write("commits/images/notes.json", b"mine")
+    with pytest.raises(CorruptRecordError, match=r"marker commits/images/notes\.json cannot be read"):
+        store.commits("images")
+    assert [(problem.kind, problem.key) for problem in verify(store)] == [("corrupt", "commits/images/notes.json")]
+
+
+def test_what_a_version_is_based_on_goes_after_it_whenever_a_late_lease_comes(store: Store) -> None:
+    publish(store, 0)
+    publish(store, 1, base=0)
+    publish(store, *range(2, 6))
+    collect(store, grace_s=60, now=NOW)
+    assert weights.versions(store, "policy") == [0, 2, 3, 4, 5]
+    lease(store, Lease(reader="late", role="policy", version=1, expires_s=NOW + 1000))  # it found the marker before
+    for later_s in (100, 200, 300):
+        collect(store, grace_s=60, now=NOW + later_s)
+        assert {0, 1} <= data_versions(store)
+        assert weights.find(store, "policy", 0), "the reader may look for it only now"
+    release(store, "late")
+    for later_s in (400, 500, 600):
+        collect(store, grace_s=60, now=NOW + later_s)
+    assert (weights.versions(store, "policy"), data_versions(store)) == ([2, 3, 4, 5], {2, 3, 4, 5})
+    assert store.backend.sizes("retired") == {}
