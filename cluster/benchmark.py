@@ -27,15 +27,16 @@ from itercomp_rl.evaluation.benchmark import (
     score_samples,
 )
 from itercomp_rl.evaluation.benchmark_files import read_prompts, write_result
-from itercomp_rl.evaluation.clip import Aesthetic, Clip
-from itercomp_rl.evaluation.t2i_compbench import METRICS, NOT_COMPARABLE, Metrics, combined
-from itercomp_rl.evaluation.table import Cells, Column, score_of, text_table, write_tables
+from itercomp_rl.evaluation.clip import Aesthetic, Clip, check_aesthetic
+from itercomp_rl.evaluation.t2i_compbench import METRICS, NOT_COMPARABLE, Metrics, check_metrics, combined
+from itercomp_rl.evaluation.table import Cells, Column, from_json, score_of, text_table, write_tables
 from itercomp_rl.items import ModelRef
 from itercomp_rl.judges.reward import load_any_reward, score_any_size
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.results import Mean
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.source import check_reward_source
 from itercomp_rl.schema import POLICY, Config
 from itercomp_rl.store import weights
 
@@ -86,13 +87,16 @@ class Job:
 def run(job: Job, config: Config) -> Table | None:
     """Draw, score and write the tables; with a shard, only draw. Whatever is there already is taken as it is.
 
-    Raises: ConfigError if `out` holds an evaluation with other settings.
+    Raises: ConfigError if `out` holds an evaluation with other settings; it or CheckpointError, before anything is
+    drawn, if a metric's model cannot be had.
     """
     samples = {
         category: samples_of(read_prompts(job.prompts, category)[: job.limit], job.images)
         for category in job.categories
     }
     models = [_model(name, source, job, config) for name, source in job.models]
+    if job.shard[1] == 1:
+        _check_scorers(job, config)
     settings = _settings(job, config)
     _claim(job.out, settings)
     for name, ref, _ in models:
@@ -209,6 +213,16 @@ def _draw(job: Job, config: Config, name: str, draw: Drawer, samples: dict[str, 
         )
 
 
+def _check_scorers(job: Job, config: Config) -> None:
+    """What only scoring needs, and a mistake in which would otherwise show when everything is drawn."""
+    realism = job.realism
+    check_metrics(config.judge.t2i_compbench, job.categories, clip_score=realism.clip_score)
+    if realism.aesthetic:
+        check_aesthetic(realism.aesthetic_clip, realism.aesthetic)
+    if realism.image_reward:
+        check_reward_source("--image-reward", realism.image_reward)
+
+
 class _Scorings:
     """The metrics' models, loaded once for all models and categories."""
 
@@ -255,7 +269,7 @@ def _with_earlier(out: Path, cells: Cells) -> Cells:
     if not path.is_file():
         return cells
     earlier = json.loads(path.read_text(encoding="utf-8"))["models"]
-    kept = {model: {name: Mean(**mean) for name, mean in scores.items()} for model, scores in earlier.items()}
+    kept = {model: {name: from_json(mean) for name, mean in scores.items()} for model, scores in earlier.items()}
     return {
         model: {**kept.get(model, {}), **cells.get(model, {})}
         for model in [*kept, *(m for m in cells if m not in kept)]

@@ -21,7 +21,7 @@ from itercomp_rl.diffusion.denoise import (
     noised_for_training,
     standard_noise,
 )
-from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
 
 # B images, C latent channels, H W latent height and width (image height and width where it says image), L text tokens
 
@@ -377,5 +377,18 @@ class Policy:
 
 
 def as_uint8(images: Tensor) -> np.ndarray:
-    """Images [B, 3, H, W] in 0..1 as uint8 [B, H, W, 3], rounded to the nearest level."""
+    """Images [B, 3, H, W] in 0..1 as uint8 [B, H, W, 3], rounded to the nearest level.
+
+    Raises: DivergedError for an image that is not finite.
+    """
+    refuse_not_finite(images.detach().isfinite().flatten(1).all(1).tolist())
     return (images.detach().float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def refuse_not_finite(is_finite_B: Sequence[bool]) -> None:
+    """Raises: DivergedError that numbers the images of a batch which are not finite; uint8 would make them black."""
+    if wild := [row for row, is_finite in enumerate(is_finite_B) if not is_finite]:
+        raise DivergedError(
+            f"images {wild} of a batch of {len(is_finite_B)} (from 0) are not finite (NaN or infinite): draw in bf16 "
+            "or fp32 in place of fp16 (dtype), with another sampler (scheduler), or leave the model out"
+        )

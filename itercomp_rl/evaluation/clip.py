@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from itercomp_rl.errors import CheckpointError
-from itercomp_rl.evaluation.loading import from_checkpoint
+from itercomp_rl.evaluation.loading import from_checkpoint, read_tensors
 from itercomp_rl.evaluation.vqa import pixels_of
 
 
@@ -73,17 +72,18 @@ class Aesthetic:
         return float(self._layers(self._clip.embed(image).float().cpu()))
 
 
+def check_aesthetic(clip: str, head: str) -> None:
+    """Raises: CheckpointError if the head cannot be had or does not fit CLIP, of which no weights are read."""
+    load_aesthetic_head(head, cast(int, from_checkpoint(CLIPConfig.from_pretrained, clip).projection_dim))
+
+
 def load_aesthetic_head(source: str, width: int) -> nn.Sequential:
     """The five linear layers of a head for embeddings of `width`, without its dropout, which scoring does not use.
 
     Args: source is a .pth, .pt or .safetensors file, or "owner/name:file" on the hub.
-    Raises: CheckpointError for a missing file, other keys, or a head of another width.
+    Raises: CheckpointError for a missing or damaged file, other keys, or a head of another width.
     """
-    path = _local(source)
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"aesthetic head {source!r} cannot be read: {error}") from error
+    state = read_tensors(f"aesthetic head {source!r}", _local(source))
     names = [f"layers.{i}" for i in (0, 2, 4, 6, 7)]
     wanted = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
     if set(state) != wanted:

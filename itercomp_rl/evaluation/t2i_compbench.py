@@ -26,6 +26,7 @@ from itercomp_rl.evaluation.geometry import (
     score_counts,
 )
 from itercomp_rl.evaluation.language import Language
+from itercomp_rl.evaluation.loading import check_checkpoint
 from itercomp_rl.evaluation.vqa import BlipVqa, phrases_score
 from itercomp_rl.schema import CompBenchConfig
 
@@ -136,6 +137,28 @@ METRICS: dict[str, tuple[tuple[str, Metric], ...]] = {
         ("annotation_clip", Metrics.complex_clip),
     ),
 }
+
+
+# The settings of judge.t2i_compbench whose checkpoints a category's metrics load.
+_CHECKPOINTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("color", "shape", "texture"), ("vqa",)),
+    "spatial": ("detector",),
+    "3d_spatial": ("detector", "depth"),
+    "numeracy": ("detector",),
+    "non_spatial": ("clip",),
+    "complex": ("vqa", "detector", "clip"),
+}
+
+
+def check_metrics(settings: CompBenchConfig, categories: Sequence[str], *, clip_score: bool = False) -> None:
+    """That what the categories' metrics need can be had, before hours of drawing; no weights are read.
+
+    Raises: ConfigError for spaCy's pipeline, CheckpointError for a checkpoint.
+    """
+    Language(settings.spacy)
+    names = [name for category in categories for name in _CHECKPOINTS[category]] + ["clip"] * clip_score
+    for name in dict.fromkeys(names):
+        check_checkpoint(f"judge.t2i_compbench.{name}", getattr(settings, name))
 
 
 def combined(prompts: Sequence[str], parts: Sequence[Sequence[float]]) -> list[float]:

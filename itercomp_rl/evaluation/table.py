@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,17 @@ def score_of(prompts: Sequence[str], scores: Sequence[float]) -> Mean:
     return clustered_mean(list(scores), list(prompts))
 
 
+def to_json(mean: Mean) -> dict[str, float | int | None]:
+    """Plain numbers; None where one is not finite, as the error of a single prompt is, which JSON cannot say."""
+    return {name: value if math.isfinite(value) else None for name, value in mean.tree().items()}
+
+
+def from_json(tree: Mapping[str, float | int | None]) -> Mean:
+    """The score that to_json wrote."""
+    mean, se, n = tree["mean"], tree["se"], tree["n"]
+    return Mean(mean=math.nan if mean is None else mean, se=math.inf if se is None else se, n=int(n or 0))
+
+
 def text_table(title: str, columns: Sequence[Column], cells: Cells) -> Table:
     """For a terminal."""
     table = Table(title=title, caption=_footnote(columns))
@@ -48,7 +60,7 @@ def write_tables(
     tree = {
         "settings": settings,
         "columns": {c.name: {"metric": c.metric, "comparable": c.comparable} for c in columns},
-        "models": {model: {name: mean.tree() for name, mean in scores.items()} for model, scores in cells.items()},
+        "models": {model: {name: to_json(mean) for name, mean in scores.items()} for model, scores in cells.items()},
     }
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
@@ -56,9 +68,9 @@ def write_tables(
     for model, scores in cells.items():
         for c in columns:
             if c.name in scores:
-                writer.writerow([model, c.name, c.metric, c.comparable, *scores[c.name].tree().values()])
+                writer.writerow([model, c.name, c.metric, c.comparable, *to_json(scores[c.name]).values()])
     for name, text in {
-        "table.json": json.dumps(tree, indent=1) + "\n",
+        "table.json": json.dumps(tree, indent=1, allow_nan=False) + "\n",
         "table.csv": rows.getvalue(),
         "table.html": _html(title, columns, cells, settings),
     }.items():
@@ -72,12 +84,19 @@ def _heading(column: Column) -> str:
 
 
 def _cell(mean: Mean | None) -> str:
-    return "" if mean is None else f"{mean.mean:.4f} ± {mean.se:.4f} ({mean.n})"
+    return "" if mean is None else f"{_number(mean.mean)} ± {_number(mean.se)} ({mean.n})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "-"
 
 
 def _footnote(columns: Sequence[Column]) -> str:
     metrics = "; ".join(f"{_heading(column)}: {column.metric}" for column in columns)
-    return f"mean ± standard error clustered by prompt (images). {metrics}. * not comparable with published numbers"
+    return (
+        f"mean ± standard error clustered by prompt (images), - where one prompt alone has none. {metrics}. * not "
+        "comparable with published numbers"
+    )
 
 
 def _html(title: str, columns: Sequence[Column], cells: Cells, settings: Mapping[str, Any]) -> str:

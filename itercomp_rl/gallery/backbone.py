@@ -10,6 +10,7 @@ from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, check_drawing
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.diffusion.published import load_published
+from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.any_pipeline import AnyPipeline
 from itercomp_rl.items import ModelRef
 from itercomp_rl.models import checkpoint_path
@@ -56,11 +57,12 @@ class Backbones:
         return self._classes[model.checkpoint] in WEIGHTS_NEEDED
 
     def pipeline(self, model: ModelRef) -> AnyPipeline:
-        """The checkpoint of a model of any other class."""
+        """The checkpoint of a model of any other class.
+
+        Raises: ConfigError if gallery.attention or gallery.compile is set and the model cannot follow it.
+        """
         dtype = model.dtype or self.dtype
-        checkpoint = checkpoint_path(model.checkpoint)
-        key = ("pipeline", model.checkpoint, dtype)
-        return self.kept(key, lambda: AnyPipeline(str(checkpoint), dtype=dtype, device=self.device))
+        return self.kept(("pipeline", model.checkpoint, dtype), lambda: self._load_pipeline(model, dtype))
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` returned for this key; made (again) if it is not in memory, after the least used made room."""
@@ -85,3 +87,16 @@ class Backbones:
         if self._is_compiled:
             policy.network = torch.compile(policy.trainable)
         return policy
+
+    def _load_pipeline(self, model: ModelRef, dtype: str) -> AnyPipeline:
+        pipeline = AnyPipeline(str(checkpoint_path(model.checkpoint)), dtype=dtype, device=self.device)
+        check_attention("gallery.attention", self._attention, pipeline.dtype, self.device)
+        if (self._attention != "sdpa" or self._is_compiled) and not pipeline.denoisers():
+            raise ConfigError(
+                f"gallery.members.{model.name} has no network of diffusers' own that gallery.attention "
+                f"({self._attention!r}) or gallery.compile could act on: set them to sdpa and false"
+            )
+        pipeline.hold_attention(self._attention)
+        if self._is_compiled:
+            pipeline.compile()
+        return pipeline

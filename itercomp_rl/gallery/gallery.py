@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from itercomp_rl.errors import ConfigError
+from itercomp_rl.errors import ConfigError, DivergedError
 from itercomp_rl.gallery.backbone import Backbones
 from itercomp_rl.gallery.instance_diffusion.system import InstanceDiffusion
 from itercomp_rl.gallery.lmd import Lmd
@@ -36,12 +36,15 @@ class Gallery:
         self._systems: dict[str, GallerySystem] = {}
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
-        """Finished images, one per prompt and seed. Raises: ConfigError for an unknown system or unequal counts."""
+        """Finished images, one per prompt and seed.
+
+        Raises: ConfigError for an unknown system or unequal counts; DivergedError for an image that is not finite.
+        """
         if len(prompts) != len(seeds):
             raise ConfigError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed per prompt")
         system = self._system(model.system)
         parts = [
-            system.draw(model, prompts[start : start + self._batch], seeds[start : start + self._batch])
+            _drawn(system, model, prompts[start : start + self._batch], seeds[start : start + self._batch])
             for start in range(0, len(prompts), self._batch)
         ]
         return Drawn(
@@ -55,6 +58,15 @@ class Gallery:
         if name not in self._systems:
             self._systems[name] = SYSTEMS[name](self)
         return self._systems[name]
+
+
+def _drawn(system: GallerySystem, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
+    """One batch; what goes wrong in its numbers is told with the model and the prompts."""
+    try:
+        return system.draw(model, prompts, seeds)
+    except DivergedError as error:
+        asked = ", ".join(repr(prompt[:60]) for prompt in prompts)
+        raise DivergedError(f"{model.name} ({model.checkpoint}): {error}; the batch's prompts: {asked}") from error
 
 
 SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {

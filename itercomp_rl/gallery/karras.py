@@ -9,21 +9,26 @@ from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Network, Process
 from itercomp_rl.diffusion.policy import Policy
-from itercomp_rl.errors import ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError
 
 RHO = 7.0  # bend of the noise levels, Karras et al. (arXiv 2206.00364)
+ZERO_SNR_SIGMA = math.sqrt(2.0**24 - 1)  # of diffusers' 2**-24 in place of a signal of zero, whose level is infinite
 
 
 def karras_sigmas(sigmas_T: Tensor, num_steps: int) -> Tensor:
-    """Noise levels [num_steps + 1] from the largest of the process down to its smallest, then 0; float64."""
+    """Noise levels [num_steps + 1] from the largest of the process down to its smallest, then 0; float64.
+
+    An infinite level, of betas rescaled to zero terminal SNR, counts as ZERO_SNR_SIGMA.
+    """
+    sigmas_T = _finite(sigmas_T)
     low, high = float(sigmas_T.min()) ** (1 / RHO), float(sigmas_T.max()) ** (1 / RHO)
     ramp = torch.linspace(0, 1, num_steps, dtype=torch.float64)
     return torch.cat([(high + ramp * (low - high)) ** RHO, torch.zeros(1, dtype=torch.float64)])
 
 
 def nearest_timestep(sigmas_T: Tensor, sigma: float) -> int:
-    """The training timestep whose noise level is nearest in logarithm."""
-    return int((sigmas_T.log() - math.log(sigma)).abs().argmin())
+    """The training timestep whose noise level is nearest in logarithm; infinite levels as in karras_sigmas."""
+    return int((_finite(sigmas_T).log() - math.log(sigma)).abs().argmin())
 
 
 def dpmpp_2m(denoised: Callable[[Tensor, float], Tensor], x: Tensor, sigmas: Tensor) -> Tensor:
@@ -50,12 +55,15 @@ def dpmpp_2m(denoised: Callable[[Tensor, float], Tensor], x: Tensor, sigmas: Ten
 def sample_karras(policy: Policy, network: Network, noise: Tensor, num_steps: int, start: Tensor | None) -> Tensor:
     """Clean latents [B, C, H, W] from standard noise; `start` are clean latents to put under the first noise.
 
-    Raises: ConfigError for a flow-matching checkpoint, whose noise levels are not of this kind.
+    Raises: ConfigError for a flow-matching checkpoint, whose noise levels are not of this kind; CheckpointError for
+    epsilon prediction at zero terminal SNR.
     """
     process = policy.process
     if process.prediction == "flow":
         raise ConfigError("scheduler is 'dpmpp_2m_karras': it is for SD and SDXL checkpoints; leave it unset here")
     sigmas_T = process.noise_T / process.signal_T
+    if process.prediction == "epsilon" and not bool(sigmas_T.isfinite().all()):
+        raise CheckpointError("epsilon prediction says nothing at zero signal: set rescale_betas_zero_snr to false")
     sigmas = karras_sigmas(sigmas_T, num_steps)
     rows = range(len(noise))
 
@@ -66,6 +74,11 @@ def sample_karras(policy: Policy, network: Network, noise: Tensor, num_steps: in
 
     x = noise * float(sigmas[0])
     return dpmpp_2m(denoised, x if start is None else x + start, sigmas)
+
+
+def _finite(sigmas_T: Tensor) -> Tensor:
+    # Levels just before an infinite one may lie above what it counts as.
+    return sigmas_T.clamp(max=ZERO_SNR_SIGMA) if bool(sigmas_T.isinf().any()) else sigmas_T
 
 
 def _x0(process: Process, x: Tensor, output: Tensor, sigma: float, signal: float) -> Tensor:

@@ -12,6 +12,11 @@ from itercomp_rl.errors import ConfigError, PlannerError
 from itercomp_rl.schema import PlannerConfig
 
 LONGEST_WAIT_S = 30.0
+ABOUT_THE_PROMPT = (400, 413, 422)  # statuses of a filter or a limit of length: other prompts may do
+
+
+class PromptRefusedError(PlannerError):
+    """An endpoint refuses one prompt; it may well answer others."""
 
 
 class EndpointChat:
@@ -53,7 +58,10 @@ class EndpointChat:
         return longest * (0.5 + 0.5 * random.random())
 
     def _try(self, instruction: str, prompt: str) -> tuple[str | None, str]:
-        """The answer, or None and why there may be one later. Raises: PlannerError if another try cannot help."""
+        """The answer, or None and why there may be one later.
+
+        Raises: PlannerError if another try cannot help, PromptRefusedError where the prompt is the likely reason.
+        """
         settings = self._settings
         body = {
             "model": settings.model,
@@ -72,7 +80,8 @@ class EndpointChat:
         if response.status_code == 429 or response.status_code >= 500:
             return None, f"status {response.status_code}"
         if response.status_code != 200:
-            raise PlannerError(f"{url} refused with status {response.status_code}: {self._hidden(response.text[:200])}")
+            kind = PromptRefusedError if response.status_code in ABOUT_THE_PROMPT else PlannerError
+            raise kind(f"{url} refused with status {response.status_code}: {self._hidden(response.text[:200])}")
         try:
             content = response.json()["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:

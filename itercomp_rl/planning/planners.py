@@ -14,7 +14,7 @@ import torch
 from itercomp_rl.errors import ConfigError, PlanError, PlannerError
 from itercomp_rl.planning import rule
 from itercomp_rl.planning.canvas import Canvas, parse_canvas
-from itercomp_rl.planning.endpoint import EndpointChat
+from itercomp_rl.planning.endpoint import EndpointChat, PromptRefusedError
 from itercomp_rl.planning.instructions import CANVAS, LAYOUT, REGIONS
 from itercomp_rl.planning.layout import Layout
 from itercomp_rl.planning.layout_text import parse_layout
@@ -36,7 +36,7 @@ class Chat(Protocol):
     num_parallel: int  # prompts asked at a time
 
     def answer(self, instruction: str, prompt: str) -> str:
-        """What the model says. Raises: PlannerError if it does not answer."""
+        """What the model says. Raises: PlannerError if it does not answer, PromptRefusedError if this prompt alone."""
         ...
 
 
@@ -114,6 +114,8 @@ class Planners:
             raise reason
         try:
             return self._chat(name).answer(instruction, prompt)
+        except PromptRefusedError:
+            raise
         except PlannerError as error:
             self._down[name] = (time.monotonic() + DOWN_S, error)
             raise

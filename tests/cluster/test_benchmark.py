@@ -187,3 +187,36 @@ def test_a_mistake_ends_with_its_reason_and_writes_nothing(
     found, output = invoke(*arguments, "--out", str(tmp_path / "out"))
     assert (found, reason in output) == (code, True), output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "code", "reason"),
+    [
+        (["--aesthetic", "nowhere.pth"], 3, "no such file"),
+        (["--image-reward", "nowhere.pt"], 3, "--image-reward is 'nowhere.pt'"),
+        (["--aesthetic-clip", "/nowhere/clip"], 3, "/nowhere/clip"),
+        (["judge.t2i_compbench.spacy=no_such_words"], 2, "python -m spacy download"),
+        (["judge.t2i_compbench.depth=/nowhere/depth"], 3, "judge.t2i_compbench.depth"),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_told_before_anything_is_drawn(
+    mistake: list[str], code: int, reason: str, settings: list[str], tmp_path: Path
+) -> None:
+    found, output = invoke("--model", "tiny=embedded:base", *settings, "--out", str(tmp_path / "out"), *mistake)
+    assert (found, reason in " ".join(output.split())) == (code, True), output
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_prompt_has_no_error_and_the_table_is_json_all_the_same(settings: list[str], tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    for _ in range(2):  # the second call takes the scores of the first from the table
+        code, output = invoke(
+            *("--model", "tiny=embedded:base", "--category", "color", "--limit", "1", "--out", str(tmp_path), *settings)
+        )
+        assert code == 0, output
+        tree = json.loads((tmp_path / "table.json").read_text(), parse_constant=refuse)
+        assert tree["models"]["tiny"]["color"]["se"] is None
+        assert tree["models"]["tiny"]["color"]["n"] == 2
+        assert "± - (2)" in (tmp_path / "table.html").read_text()

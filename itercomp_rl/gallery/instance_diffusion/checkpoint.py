@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
@@ -191,7 +192,12 @@ def _local_file(source: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     if found := _HUB_FILE.fullmatch(str(source)):
-        return Path(hf_hub_download(found["repo"], found["file"]))
+        try:
+            return Path(hf_hub_download(found["repo"], found["file"]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            raise CheckpointError(
+                f"{source} could not be fetched from the hub; give the file or folder here instead: {error}"
+            ) from error
     raise CheckpointError(
         f"{source} does not exist: give the released file, a folder with {PORT_FILE}, or owner/name:file on the "
         "Hugging Face hub"

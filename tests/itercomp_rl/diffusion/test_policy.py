@@ -13,7 +13,7 @@ from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.diffusion.policy import Conditioning, Policy, as_uint8
-from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
 from tests.checkpoints import make_flux
 
 # Raised inside diffusers' Euler scheduler, which only the reference pictures use.
@@ -378,3 +378,11 @@ def test_levels_of_an_image_are_rounded_to_the_nearest() -> None:
     image = torch.tensor([0.0, 0.5, 0.998, 1.0]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
     # 0.5 * 255 = 127.5, to even; 0.998 * 255 = 254.49
     assert as_uint8(image)[0, 0, :, 0].tolist() == [0, 128, 254, 255]
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_is_told_by_its_number_and_not_made_black(wild: float) -> None:
+    images = torch.zeros(3, 3, 2, 2)
+    images[1, 2, 0, 1] = wild
+    with pytest.raises(DivergedError, match=r"images \[1\] of a batch of 3.*bf16 or fp32 in place of fp16"):
+        as_uint8(images)

@@ -1,6 +1,8 @@
 """The models that feed the metrics, on tiny random checkpoints of their real classes."""
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,6 +76,31 @@ def test_an_aesthetic_head_of_another_width_or_form_is_refused(tmp_path: Path) -
         load_aesthetic_head(str(tmp_path / "other.pth"), 16)
     with pytest.raises(CheckpointError, match="no such file"):
         load_aesthetic_head(str(tmp_path / "none.pth"), 16)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("code ran",)
+
+
+def test_a_damaged_aesthetic_head_is_refused_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = make_aesthetic_head(tmp_path / "head.pth", 16)
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:-200])
+    (tmp_path / "bad.safetensors").write_bytes(b"not safetensors at all")
+    with (tmp_path / "bomb.pth").open("wb") as file:
+        pickle.dump({"layers.0.weight": _Bomb()}, file, protocol=2)  # the one that torch reads without a warning
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    for name, way_out in {
+        "empty.pth": "fetch or save it anew",
+        "cut.pth": "fetch or save it anew",
+        "bad.safetensors": "fetch or save it anew",
+        "bomb.pth": "as a .safetensors file",
+        "tensor.pth": "save model.state_dict",
+    }.items():
+        with pytest.raises(CheckpointError, match=f"(?s)aesthetic head .*{name}.*{way_out}"):
+            load_aesthetic_head(str(tmp_path / name), 16)
+    assert "code ran" not in capsys.readouterr().out
 
 
 def test_detections_carry_the_asked_name_and_come_surest_first(tmp_path: Path, image) -> None:

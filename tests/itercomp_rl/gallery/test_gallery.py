@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
+from safetensors.torch import load_file, save_file
 
 from itercomp_rl.diffusion.family import load_policy
-from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
+from itercomp_rl.gallery.any_pipeline import AnyPipeline
 from itercomp_rl.gallery.gallery import SYSTEMS, Gallery
 from itercomp_rl.items import ModelRef
 from itercomp_rl.rules.gallery import SYSTEMS as KNOWN_SYSTEMS
@@ -45,7 +49,7 @@ def shared() -> Gallery:
     return gallery(max_loaded=4)
 
 
-def gallery(max_loaded: int = 2, store: Store | None = None) -> Gallery:
+def gallery(max_loaded: int = 2, store: Store | None = None, **changes: Any) -> Gallery:
     settings = GalleryConfig(
         members={},
         planners={"rule": PlannerConfig(kind="rule")},
@@ -54,6 +58,7 @@ def gallery(max_loaded: int = 2, store: Store | None = None) -> Gallery:
         segment=8,
         dtype="fp32",
         max_loaded=max_loaded,
+        **changes,
     )
     return Gallery(store or open_store("memory://", create=True), settings, torch.device("cpu"))
 
@@ -227,3 +232,83 @@ def test_an_unknown_system_and_unequal_counts_are_refused(sd: str) -> None:
         gallery().draw(ref(sd, "paint"), PROMPTS, SEEDS)
     with pytest.raises(ConfigError, match="one seed per prompt"):
         gallery().draw(ref(sd), PROMPTS, SEEDS[:2])
+
+
+def poisoned(folder: Path) -> str:
+    """The checkpoint with one weight of its VAE that is not finite, as fp16 leaves them where it overflows."""
+    [file] = (folder / "vae").glob("*.safetensors")
+    state = load_file(file)
+    state["decoder.conv_out.bias"][0] = float("nan")
+    save_file(state, file, metadata={"format": "pt"})
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "system", "scheduler"),
+    [
+        (make_sd, "text", None),
+        (make_sd, "text", "dpmpp_2m_karras"),
+        (make_sd, "rpg", None),
+        (make_sd, "omost", None),
+        (make_sd, "lmd", None),
+        (make_pixart, "text", None),
+    ],
+)
+def test_an_image_that_is_not_finite_is_no_black_image(
+    make: Callable[[Path], Path], system: str, scheduler: str | None, tmp_path: Path
+) -> None:
+    model = ref(poisoned(make(tmp_path)), system, scheduler=scheduler, planner=None if system == "text" else "rule")
+    with pytest.raises(
+        DivergedError, match=rf"^{system} \(.*images \[0, 1\].*fp32 in place of fp16.*a red cup left of"
+    ):
+        gallery().draw(model, PROMPTS[:2], SEEDS[:2])
+
+
+def test_a_pipeline_of_no_family_is_held_to_the_attention_that_is_asked_for(tmp_path: Path) -> None:
+    model = ref(str(make_pixart(tmp_path)))
+    with pytest.raises(ConfigError, match=r"gallery\.attention is 'flash': FlashAttention needs an NVIDIA GPU"):
+        gallery(attention="flash").draw(model, PROMPTS[:1], [1])
+    # torch has a flash kernel for the CPU too, so that the wiring can be run here.
+    pipeline = AnyPipeline(model.checkpoint, dtype="fp32", device=torch.device("cpu"))
+    plain = pipeline.draw(model, PROMPTS[:1], [1])
+    [transformer] = pipeline.denoisers()
+    allowed: list[bool] = []
+    transformer.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cuda.math_sdp_enabled()))
+    attention = next(layer for layer in transformer.modules() if isinstance(layer, Attention))
+    attention.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cuda.math_sdp_enabled()))
+    pipeline.hold_attention("flash")
+    held = pipeline.draw(model, PROMPTS[:1], [1])
+    assert allowed[1::2] == [False] * model.num_steps, "no kernel but FlashAttention may run inside"
+    assert torch.backends.cuda.math_sdp_enabled()
+    assert np.abs(plain.astype(int) - held).max() <= 1
+
+
+def test_a_kernel_that_cannot_serve_is_told_with_the_member(tmp_path: Path) -> None:
+    model = ref(str(make_pixart(tmp_path)))
+    pipeline = AnyPipeline(model.checkpoint, dtype="fp32", device=torch.device("cpu"))
+    for layer in pipeline.denoisers()[0].modules():
+        if isinstance(layer, Attention):
+            layer.set_processor(_Dropping())  # pyright: ignore[reportArgumentType] any callable will do
+    pipeline.hold_attention("flash")
+    with pytest.raises(ConfigError, match=r"gallery\.members\.text cannot run it.*PixArtAlphaPipeline.*set it to sdpa"):
+        pipeline.draw(model, PROMPTS[:1], [1])
+
+
+class _Dropping:
+    """Attention with dropout, which no flash kernel of the CPU has."""
+
+    def __call__(self, attention: Attention, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        rows = hidden_states[:, None]
+        return torch.nn.functional.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.5)[:, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own parts
+def test_a_pipeline_of_no_family_is_compiled_and_draws_the_same(tmp_path: Path) -> None:
+    model = ref(str(make_pixart(tmp_path)))
+    plain, compiled = (gallery(compile=how) for how in (False, True))
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    found = compiled.draw(model, PROMPTS[:2], SEEDS[:2]).images.astype(int)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > before
+    assert np.abs(found - plain.draw(model, PROMPTS[:2], SEEDS[:2]).images).max() <= 1

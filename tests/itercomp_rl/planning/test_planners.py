@@ -144,6 +144,26 @@ def test_an_endpoint_that_stays_down_is_given_up_and_left_alone(reply: Any, stor
         assert len(asked) <= EndpointChat.num_parallel  # those already under way; the rest does not wait
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_prompt_that_is_refused_falls_back_alone(status: int, store: Store) -> None:
+    with endpoint((status, "content filter"), said(ANSWER)) as (url, asked):
+        far = planners(store, settings(url, max_retries=3))
+        [(_, refused)] = far.regions("far", ["a bad word"])
+        [(plan, note)] = far.regions("far", [PROMPT])
+    assert f"status {status}: content filter" in refused["fallback"]
+    assert note["fallback"] is None and plan.cells[0].phrase == "a red cup"
+    assert len(asked) == 2  # the refused prompt is not tried again
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_of_every_prompt_leaves_the_endpoint_alone(status: int, store: Store) -> None:
+    with endpoint((status, "key?"), said(ANSWER)) as (url, asked):
+        far = planners(store, settings(url))
+        notes = [far.regions("far", [prompt])[0][1] for prompt in ("a cup", PROMPT)]
+    assert all(f"status {status}" in note["fallback"] for note in notes)
+    assert len(asked) == 1
+
+
 def test_nobody_listening_is_a_planner_error() -> None:
     with endpoint(said("x")) as (url, _):
         pass

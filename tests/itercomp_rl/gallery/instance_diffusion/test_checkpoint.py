@@ -213,3 +213,10 @@ def test_stable_diffusions_own_weights_have_the_released_names(released: dict[st
     assert {name: released[name] for name in expected} == expected
     own = [n for n in released if not n.startswith(("position_net.", "scaleu_")) and ".fuser." not in n]
     assert len(own) == 686  # of Stable Diffusion 1's UNet
+
+
+def test_what_the_hub_does_not_give_is_told_with_the_way_out(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no test asks the network
+    for source in ("nobody/nothing-here:file.pth", "bad--/repo..id:file.pth"):
+        with pytest.raises(CheckpointError, match=f"{source} could not be fetched.*give the file or folder here"):
+            load_layers(source, policy.trainable)
