@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
 from itercomp_rl.errors import CheckpointError
@@ -39,10 +40,24 @@ def check_models(config: Config) -> None:
                 f"or {kinds} checkpoint"
             )
     check_sampler(pipeline, config.policy.sampler)
-    check_reward_source("reward.trunk", config.reward.trunk)
+    rewards = {"reward.trunk": config.reward.trunk}
     if "reward" in (config.judge.first_round, config.evaluation.judge):
-        for aspect, source in config.judge.reward_models.items():
-            check_reward_source(f"judge.reward_models.{aspect}", source)
+        rewards |= {f"judge.reward_models.{aspect}": source for aspect, source in config.judge.reward_models.items()}
+    for key, source in rewards.items():
+        check_reward_source(key, source)
+        _check_tokenizer(key, source)
+
+
+def _check_tokenizer(key: str, source: str) -> None:
+    """Raises: CheckpointError, naming setting `key`, if `source` is an official file whose tokenizer cannot be had."""
+    if Path(checkpoint_path(source)).is_dir():
+        return
+    from itercomp_rl.reward.checkpoint import official_tokenizer  # here: a model of this project needs no transformers
+
+    try:
+        official_tokenizer(source)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key} is {source!r}: {error}") from error
 
 
 def check_ranks(config: Config, prompts: Sequence[Prompt]) -> None:

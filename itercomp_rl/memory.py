@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from itercomp_rl.reward.preference import freeze
 from itercomp_rl.schema import POLICY, Config, EngineConfig
 
 GIB = 2**30
+CGROUP = Path("/sys/fs/cgroup")  # of a container: where its own limits stand
 # What a process takes before it holds any model: Python, torch and Ray; and CUDA's context beside that.
 PROCESS_BYTES = {"cpu": int(0.45 * GIB), "gpu": int(0.6 * GIB)}
 
@@ -91,7 +93,7 @@ def memory_table(config: Config, places: Sequence[Place]) -> tuple[list[str], li
             if place.total > room * GIB:
                 too_much.append(f"{place.label} needs {place.total / GIB:.1f} GiB of its GPU share of {room:.1f}")
     on_cpu = sum(place.total for place in places if not place.gpus)
-    ram = psutil.virtual_memory().total
+    ram = ram_bytes()
     if not any(place.gpus for place in places):
         lines.append(f"{on_cpu / GIB:7.2f} in all, of {ram / GIB:.2f} GiB of RAM here")
         if on_cpu > ram:
@@ -99,6 +101,15 @@ def memory_table(config: Config, places: Sequence[Place]) -> tuple[list[str], li
     elif gpu_gib is None:
         lines.append("        the size of the GPUs is not known here: set actors.gpu_gib to have it checked")
     return lines, too_much
+
+
+def ram_bytes() -> int:
+    """RAM that this machine's processes may have: its own, or a container's limit (cgroup v2 or v1) if that is less."""
+    limits = [psutil.virtual_memory().total]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file outside of containers; "max" where there is no limit
+            limits.append(int((CGROUP / name).read_text(encoding="utf-8")))
+    return min(limits)
 
 
 def _gpu_gib_here() -> float | None:
@@ -205,7 +216,17 @@ def _sampler(config: Config) -> dict[str, int]:
         for member in gallery.members.values()
     }
     held = sorted((_drawing_bytes(model, DTYPES[dtype].itemsize) for model, dtype in models), reverse=True)
-    return {f"models (at most {gallery.max_loaded})": sum(held[: gallery.max_loaded])}
+    chats = {member.planner for member in gallery.members.values() if member.planner in gallery.planners}
+    asked = {gallery.planners[name].model for name in chats if gallery.planners[name].kind == "transformers"}
+    return {
+        f"models (at most {gallery.max_loaded})": sum(held[: gallery.max_loaded]),
+        "planners": sum(_model_bytes(model) for model in asked if model),
+    }
+
+
+def _model_bytes(folder: str) -> int:
+    """Weights of a transformers model as its files hold them; 0, as not known, while they are still on the hub."""
+    return sum(file.stat().st_size for file in Path(folder).glob("model*.safetensors"))
 
 
 def _drawing_bytes(model: str, width: int) -> int:
@@ -223,7 +244,24 @@ def _judge(config: Config) -> dict[str, int]:
         num += len({judge.reward_models.get(aspect, config.reward.trunk) for aspect in config.prompts.aspects})
     if judge.later_rounds == "reward" and config.run.rounds > 1:
         num += len(config.prompts.aspects)
-    return {"reward models": num * _reward_sizes(config).params * 4}
+    return {
+        "reward models": num * _reward_sizes(config).params * 4,
+        "T2I-CompBench's models": _compbench_bytes(config),
+    }
+
+
+def _compbench_bytes(config: Config) -> int:
+    """Of the models that T2I-CompBench's metrics score this config's aspects with."""
+    judge, settings = config.judge, config.judge.t2i_compbench
+    is_asked = judge.later_rounds == "t2i_compbench" and config.run.rounds > 1
+    if not is_asked and "t2i_compbench" not in (judge.first_round, config.evaluation.judge):
+        return 0
+    models = {
+        "attribute": (settings.vqa,),
+        "spatial": (settings.detector, settings.depth),
+        "non_spatial": (settings.clip,),
+    }
+    return sum(_model_bytes(model) for aspect in config.prompts.aspects for model in models.get(aspect, ()))
 
 
 def _reward_learner(config: Config) -> dict[str, int]:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from itercomp_rl.errors import ConfigError
+from learners.rendezvous import group_store
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -211,12 +212,7 @@ def join_group(group: Group) -> None:
         return
     if _joined is not None or dist.is_initialized():
         raise ConfigError(f"this process is already in {_joined or 'a foreign group'} and cannot join {group} as well")
-    timeout = timedelta(seconds=group.timeout_s)
-    if group.world_size == 1:
-        store = dist.HashStore()
-    else:
-        address = (group.master_addr, group.master_port)
-        store = dist.TCPStore(*address, group.world_size, is_master=group.rank == 0, timeout=timeout)
+    timeout, store = timedelta(seconds=group.timeout_s), group_store(group)
     dist.init_process_group(group.backend, store=store, rank=group.rank, world_size=group.world_size, timeout=timeout)
     atexit.register(_leave_group)
     _joined = group

@@ -162,7 +162,10 @@ class RewardLearner:
         return report
 
     def _publish(self, role: str, version: int) -> RewardReport:
-        """Measure on held-out pairs, calibrate on held-out images, publish weights and report."""
+        """Measure on held-out pairs, calibrate on held-out images, publish weights and report.
+
+        Raises: DivergedError for rewards that are not finite.
+        """
         order, model, engine = self._opened()
         with engine.ema_swapped():
             model.eval()
@@ -176,7 +179,7 @@ class RewardLearner:
             raw = dict(zip(refs, scores * float(model.reward_std) + float(model.reward_mean), strict=True))
             winner = torch.tensor([raw[p.prompt, p.winner] for p in self._held_out])
             loser = torch.tensor([raw[p.prompt, p.loser] for p in self._held_out])
-            model.calibrate(torch.tensor([*raw.values()]))
+            self._calibrate(model, order.aspect, torch.tensor([*raw.values()]))
             report = RewardReport(
                 aspect=order.aspect,
                 version=version,
@@ -195,6 +198,24 @@ class RewardLearner:
             }
             weights.publish(self._store, role, version, model.state_dict(), attrs)
         return report
+
+    def _calibrate(self, model: AnyReward, aspect: str, raw: torch.Tensor) -> None:
+        """Mean and standard deviation from raw rewards [N]; a model without spread keeps its standard deviation.
+
+        Whether it may go on is for reward.min_accuracy to say: no winner is above its loser.
+        Raises: DivergedError for rewards that are not finite.
+        """
+        if not bool(raw.isfinite().all()):
+            raise DivergedError(
+                f"the {aspect} reward model gives {int((~raw.isfinite()).sum())} of {len(raw)} held-out images a "
+                f"reward that is not finite: lower reward.engine.lr ({self._settings.engine.lr:g}), set "
+                "reward.engine.dtype=fp32, or look at the weights of reward.trunk"
+            )
+        if float(raw.min()) == float(raw.max()):
+            log.warning("the %s reward model gives all %d held-out images the same reward", aspect, len(raw))
+            model.reward_mean.copy_(raw[0])
+        else:
+            model.calibrate(raw)
 
     def _opened(self) -> tuple[RewardOrder, AnyReward, Engine]:
         if self._order is None or self._model is None or self._engine is None:

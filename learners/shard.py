@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -32,6 +33,29 @@ def fingerprint(module: nn.Module) -> str:
     """Tells two sets of trained parameters apart by name, order and shape."""
     shapes = [(name, list(p.shape)) for name, p in module.named_parameters() if p.requires_grad]
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Returns when a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself. Raises: CheckpointError if that cannot be read."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(saved, dict) and isinstance(saved.get("updates"), int):
+            return saved
+        damage = "it names no number of updates"
+    except (OSError, ValueError) as error:
+        damage = str(error)
+    raise CheckpointError(
+        f"{path} cannot be read ({damage}): delete {path.parent} and resume again, from the checkpoint before it"
+    )
 
 
 class Shard:
@@ -106,7 +130,10 @@ class Shard:
         self.refresh()
 
     def save(self, folder: Path) -> None:
-        """Every owner writes its part, then rank 0 the commit mark; a folder without the mark is no checkpoint."""
+        """Every owner writes its part, then rank 0 the commit mark; a folder without the mark is no checkpoint.
+
+        What the mark stands for is on the disk before it: after a power cut too it is all there, or no checkpoint.
+        """
         assert not self.is_swapped, "save() inside ema_swapped() would swap the weights for good"
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / COMMIT_NAME).exists():
@@ -116,12 +143,17 @@ class Shard:
             part = folder / (self._part_name() + ".partial")
             state = {name: tensor.contiguous() for name, tensor in self._state().items()}
             save_file(state, part, metadata={"updates": str(self.updates)})
+            _flush(part)
             part.replace(folder / self._part_name())
+            _flush(folder)
         self._wait_for_all()
         if rank == 0:
             mark = folder / (COMMIT_NAME + ".partial")
             mark.write_text(json.dumps(self._facts() | {"updates": self.updates}, indent=1) + "\n")
+            _flush(mark)
             mark.replace(folder / COMMIT_NAME)
+            _flush(folder)
+            _flush(folder.parent)
         self._wait_for_all()
 
     def load(self, folder: Path) -> None:
@@ -129,7 +161,7 @@ class Shard:
         assert not self.is_swapped, "load() inside ema_swapped()"
         if not (folder / COMMIT_NAME).exists():
             raise CheckpointError(f"{folder} holds no complete checkpoint: {COMMIT_NAME} is missing")
-        saved = json.loads((folder / COMMIT_NAME).read_text())
+        saved = _read_mark(folder / COMMIT_NAME)
         self._check_facts(saved, folder)
         path = folder / self._part_name()
         if not path.exists():
@@ -137,7 +169,7 @@ class Shard:
         try:
             self._load_part(path, saved["updates"])
         except SafetensorError as damage:
-            raise CheckpointError(f"{path} is damaged: {damage}") from damage
+            raise CheckpointError(f"{path} is damaged: {damage}; delete {folder} and resume again") from damage
         self.updates = saved["updates"]
         self.refresh()
 

@@ -11,7 +11,7 @@ from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.scoring import Score
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
-from itercomp_rl.reward.checkpoint import AnyReward, load_official, load_official_tokenizer, load_reward
+from itercomp_rl.reward.checkpoint import AnyReward, load_official, load_reward, official_tokenizer
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
@@ -92,11 +92,14 @@ def place_newcomers(
 
 
 def load_any_reward(source: str) -> AnyReward:
-    """A reward model from this project's folder, "embedded:...", or an official file (local, or "owner/name:file")."""
+    """A reward model from this project's folder, "embedded:...", or an official file (local, or "owner/name:file").
+
+    Raises: CheckpointError if it, or an official file's tokenizer, cannot be had.
+    """
     path = Path(checkpoint_path(source))
     if path.is_dir():
         return load_reward(path).float()
-    return load_official(source, tokenizer=load_official_tokenizer())
+    return load_official(source, tokenizer=official_tokenizer(source))
 
 
 class RewardScorer:

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
@@ -32,6 +32,7 @@ FORMATS: dict[str, Any] = {"itercomp-reward-1": RewardConfig, "itercomp-reward-c
 HEAD = "head.safetensors"
 IMAGEREWARD_MEAN, IMAGEREWARD_STD = 0.16717362830052426, 1.0333394966054072
 BERT = "google-bert/bert-base-uncased"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")  # either holds the whole vocabulary
 
 _VISION_BLOCK = {
     "norm1": "layer_norm1",
@@ -180,13 +181,40 @@ def load_official(
 def load_official_tokenizer(source: str | Path = BERT) -> PreTrainedTokenizerFast:
     """BERT's tokenizer with [DEC] and [ENC] appended, as BLIP's text encoder was trained: ids 30522 and 30523.
 
-    Args: source is a local folder or a name on the Hugging Face hub.
+    Args: source is a local folder, of which vocab.txt or tokenizer.json is enough, or a name on the Hugging Face hub.
+    Raises: CheckpointError if it cannot be had, with the way out.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    # Without its settings a vocabulary says nothing of its class, which is BERT's here.
+    is_bare = Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file()
+    try:
+        tokenizer = (BertTokenizer if is_bare else AutoTokenizer).from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"the tokenizer of official reward models, {source}, cannot be had: run `hf download {BERT} config.json "
+            "tokenizer.json tokenizer_config.json vocab.txt` where the hub is in reach, "
+            f"or put these files ({' or '.join(TOKENIZER_FILES)} is enough) beside the reward model's own ({error})"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise CheckpointError(f"{source} is a {type(tokenizer).__name__}: must be a fast tokenizer (tokenizer.json)")
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+    return tokenizer
+
+
+def official_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of an official file of ImageReward's sizes: of tokenizer files beside it, else BERT's of the hub.
+
+    Args: source as of `load_official`.
+    Raises: CheckpointError if it cannot be had, or has not as many tokens as the text encoder.
+    """
+    folder, num_tokens = Path(source).parent, RewardConfig().text["vocab_size"]
+    is_beside = Path(source).is_file() and any((folder / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer = load_official_tokenizer(folder if is_beside else BERT)
+    if len(tokenizer) != num_tokens:  # other ids would score without an error, and score nonsense
+        raise CheckpointError(
+            f"the tokenizer beside {source} has {len(tokenizer)} tokens with [DEC] and [ENC], official reward models "
+            f"have {num_tokens}: put that of {BERT} there, or none to have it from the hub"
+        )
     return tokenizer
 
 

@@ -82,6 +82,14 @@ def _attention(config: Config) -> None:
                 dtype != "fp32", key, kind, f"FlashAttention computes in bf16 or fp16, and this part's dtype is {dtype}"
             )
             require(config.actors.device != "cpu", key, kind, "FlashAttention needs a GPU, and actors.device is 'cpu'")
+    if config.gallery.attention == "flash":
+        for name, member in config.gallery.members.items():
+            require(
+                member.dtype != "fp32",
+                f"gallery.members.{name}.dtype",
+                member.dtype,
+                "FlashAttention, which gallery.attention asks for, computes in bf16 or fp16: set one, or sdpa there",
+            )
 
 
 def _half_precision(config: Config) -> None:

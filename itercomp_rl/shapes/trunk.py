@@ -29,7 +29,7 @@ from itercomp_rl.shapes.scenes import (
     one_aspect_wrong,
     split_of,
 )
-from itercomp_rl.shapes.training import train
+from itercomp_rl.shapes.training import appearing, train
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +286,8 @@ def picture_pool(path: Path, table: CaptionTable, sources: list[Source], num: in
                     [source.text_encoder(input_ids=ids).last_hidden_state for ids in table.ids[rows, way].split(512)]
                 )
             parts.append({**make_pictures(scenes, source, states, seed + i), "rows": rows})
-        save_file({key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}, path)
+        with appearing(path) as partial:
+            save_file({key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}, partial)
         log.info("made %d pictures (%s)", num, table.split)
     return load_file(path)
 

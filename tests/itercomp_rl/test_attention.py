@@ -44,6 +44,13 @@ def test_a_config_that_cannot_have_flash_is_refused_before_anything_starts(part:
         load_config("quickstart", [f"{part}.attention=flash", dtype, "actors.device=cpu"])
 
 
+def test_a_gallery_member_that_cannot_have_flash_is_refused_by_its_own_key() -> None:
+    flash = ["gallery.attention=flash", "gallery.dtype=bf16", "gallery.compile=false"]
+    load_config("quickstart", [*flash, "gallery.members.spatial.dtype=fp16", "actors.device=cuda"])
+    with pytest.raises(ConfigError, match=r"gallery\.members\.spatial\.dtype is 'fp32'.*gallery\.attention"):
+        load_config("quickstart", [*flash, "gallery.members.spatial.dtype=fp32"])
+
+
 def test_where_flash_cannot_serve_it_fails_and_never_falls_back() -> None:
     query = torch.zeros(1, 1, 4, 8)
     with kernel("flash"), pytest.raises(RuntimeError, match="[Nn]o (available|viable)"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -13,11 +14,13 @@ from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.memory import GIB, Need, Place, check_memory, need, reward_sizes
+from itercomp_rl.memory import GIB, Need, Place, check_memory, need, ram_bytes, reward_sizes
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.schema import Config
 from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.itercomp_rl.planning.test_planners import make_chat
+from tests.judge_checkpoints import make_clip, make_vqa
 
 MAKERS = [make_sd, make_sdxl, make_sd3, make_flux]
 
@@ -119,6 +122,41 @@ def test_more_than_this_machine_has_is_refused() -> None:
     many = {f"process-{i}": (["policy_learner-0"], 0.0) for i in range(100_000)}
     with pytest.raises(ConfigError, match="of RAM are needed and this machine has"):
         check_memory(config, many)
+
+
+def test_a_container_s_limit_counts_where_it_is_less(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("itercomp_rl.memory.CGROUP", tmp_path)
+    machine, config = ram_bytes(), load_config("quickstart")
+    assert machine == psutil.virtual_memory().total
+    (tmp_path / "memory").mkdir()
+    for name, unlimited in (("memory.max", "max\n"), ("memory/memory.limit_in_bytes", "9223372036854771712\n")):
+        (tmp_path / name).write_text(unlimited)
+        assert ram_bytes() == machine
+        (tmp_path / name).write_text(f"{GIB // 4}\n")
+        assert ram_bytes() == GIB // 4
+        with pytest.raises(ConfigError, match=r"of RAM are needed and this machine has 0\.2"):
+            check_memory(config, alone(config))
+        (tmp_path / name).unlink()
+
+
+def test_a_planner_in_the_sampler_counts_with_what_its_files_hold(tmp_path: Path) -> None:
+    chat = make_chat(tmp_path / "chat", template=None)
+    planner = f"gallery.planners.near={{kind: transformers, model: {chat}}}"
+    member = "gallery.members.new={model: 'embedded:base', num_steps: 2, system: rpg, planner: near}"
+    parts = need(load_config("quickstart", [planner, member]), "sampler-0", on_gpu=False).parts
+    assert parts["planners"] == (chat / "model.safetensors").stat().st_size
+    unused = need(load_config("quickstart", [planner]), "sampler-0", on_gpu=False)
+    assert unused.parts["planners"] == 0
+
+
+def test_the_models_of_t2i_compbench_count_where_it_judges(tmp_path: Path) -> None:
+    vqa, clip = make_vqa(tmp_path / "vqa"), make_clip(tmp_path / "clip")
+    models = [f"judge.t2i_compbench.vqa={vqa}", f"judge.t2i_compbench.clip={clip}"]
+    part = "T2I-CompBench's models"
+    config = load_config("quickstart", [*models, "judge.first_round=t2i_compbench"])
+    both = sum((folder / "model.safetensors").stat().st_size for folder in (vqa, clip))
+    assert need(config, "judge-0", on_gpu=False).parts[part] == both
+    assert need(load_config("quickstart", models), "judge-0", on_gpu=False).parts[part] == 0
 
 
 def test_learners_in_one_process_take_turns() -> None:

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from itercomp_rl.config import load_config
+from itercomp_rl.divergence import trusted
 from itercomp_rl.errors import DivergedError
 from itercomp_rl.items import ImageRef, RankOrder, RewardOrder
+from itercomp_rl.models import checkpoint_path
 from itercomp_rl.rank_page.session import Session, load_tasks
 from itercomp_rl.records import rankings_attrs
+from itercomp_rl.reward.checkpoint import load_reward, save_reward
+from itercomp_rl.reward.conv import ConvReward
 from itercomp_rl.schema import PairWeightsConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
@@ -44,8 +48,8 @@ def make_store() -> Store:
 NO_CHECKPOINTS = pathlib.Path("/nonexistent")  # so few updates make none
 
 
-def learner(store: Store, heard: PairWeightsConfig) -> RewardLearner:
-    config = load_config("tiny", ["reward.batch=8"])
+def learner(store: Store, heard: PairWeightsConfig, *overrides: str) -> RewardLearner:
+    config = load_config("tiny", ["reward.batch=8", *overrides])
     judge = dataclasses.replace(config.judge, pair_weights=heard)
     return RewardLearner(store, config.reward, judge, NO_CHECKPOINTS, 0, torch.device("cpu"))
 
@@ -75,6 +79,38 @@ def test_pairs_that_came_later_teach_and_measure_as_those_that_were_there() -> N
     alone = learner(store, PairWeightsConfig(judge=1.0, people=1.0))
     alone.open(dataclasses.replace(ORDER, version=2, rankings=HALVES[:1]))
     assert alone.publish().num_pairs < found["later"][0]
+
+
+def trunk_with_head(folder: pathlib.Path, value: float) -> str:
+    """The shipped trunk, its last layer all of this value."""
+    model = load_reward(pathlib.Path(checkpoint_path("embedded:conv_trunk")))
+    assert isinstance(model, ConvReward)
+    with torch.no_grad():
+        for weight in model.head[-1].parameters():
+            weight.fill_(value)
+    save_reward(model, folder)
+    return f"reward.trunk={folder}"
+
+
+def test_a_model_that_finds_all_images_alike_is_for_the_rule_of_trust(tmp_path: pathlib.Path) -> None:
+    found = learner(make_store(), PairWeightsConfig(judge=1.0, people=1.0), trunk_with_head(tmp_path / "trunk", 0.0))
+    found.open(ORDER)
+    report = found.publish()
+    assert report.accuracy == 0  # a tie is no winner above its loser
+    assert report.std > 0
+    assert trusted(report, 0.6, "drop").weight == 0
+    with pytest.raises(DivergedError, match="attribute reward model is right on 0%"):
+        trusted(report, 0.6, "stop")
+
+
+def test_rewards_that_are_not_finite_end_the_run_with_the_way_out(tmp_path: pathlib.Path) -> None:
+    trunk = trunk_with_head(tmp_path / "trunk", float("nan"))
+    found = learner(make_store(), PairWeightsConfig(judge=1.0, people=1.0), trunk)
+    found.open(ORDER)
+    with pytest.raises(
+        DivergedError, match=r"the attribute reward model gives .* not finite: lower reward\.engine\.lr"
+    ):
+        found.publish()
 
 
 def test_people_of_weight_0_are_not_listened_to(store: Store) -> None:

@@ -39,12 +39,29 @@ def test_a_checkpoint_is_never_overwritten(tmp_path: Path) -> None:
         engine.save(tmp_path / "c")
 
 
+def test_a_checkpoint_is_on_the_disk_before_its_mark_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flushed, flush = [], os.fsync
+
+    def noting(descriptor: int) -> None:
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        flushed.append((name, (tmp_path / "c" / "engine.json").exists()))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    saved_engine(tmp_path / "c")
+    part = "part-00000-of-00001.safetensors.partial"
+    assert flushed[:3] == [(part, False), ("c", False), ("engine.json.partial", False)]
+    assert flushed[3:] == [("c", True), (tmp_path.name, True)]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda c: (c / "engine.json").unlink(), "no complete checkpoint"),
         (lambda c: next(c.glob("part-*")).unlink(), "is missing"),
-        (lambda c: os.truncate(next(c.glob("part-*")), 200), "damaged"),
+        (lambda c: os.truncate(next(c.glob("part-*")), 200), "damaged.*resume again"),
+        (lambda c: os.truncate(c / "engine.json", 0), "engine.json cannot be read.*delete .*/c and resume again"),
+        (lambda c: (c / "engine.json").write_text("[]"), "engine.json cannot be read"),
         (
             lambda c: (c / "engine.json").write_text(
                 (c / "engine.json").read_text().replace('"updates": 3', '"updates": 4')
