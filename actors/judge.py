@@ -8,13 +8,14 @@ import torch
 
 from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
-from itercomp_rl.judges.reward import load_ensemble, place_newcomers, score_any_size
+from itercomp_rl.judges.reward import load_ensemble, place_newcomers, reward_role, score_any_size
 from itercomp_rl.judges.scoring import GroupJudge, Scorer
 from itercomp_rl.ranking import PlacingRule
 from itercomp_rl.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.schema import Config
 from itercomp_rl.shapes.oracle import off_palette
+from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 
 
@@ -25,7 +26,8 @@ class Judge:
         self._store, self._config, self._device = store, config, device
         self._aspects = config.prompts.aspects
         self._images = ImageReader(store)
-        self._ensemble: tuple[int, RewardEnsemble] | None = None
+        self._version: int | None = None  # of the reward models held
+        self._ensemble: RewardEnsemble | None = None
         self._judges: dict[str, GroupJudge] = {}
         self._scorer: Scorer | None = None
 
@@ -72,29 +74,35 @@ class Judge:
         return found
 
     def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Judged]]:
+        """The earlier rankings with the newcomers in them.
+
+        A reward model that is no better than chance places nobody: its aspect's rankings stay as they were.
+        """
         assert order.reward_version is not None
-        if self._ensemble is None or self._ensemble[0] != order.reward_version:
-            versions = dict.fromkeys(self._aspects, order.reward_version)
-            ensemble = load_ensemble(self._store, self._config.reward.trunk, versions, self._device)
-            self._ensemble = (order.reward_version, ensemble)
+        if self._version != order.reward_version:
+            versions = dict.fromkeys(self._trusted(order.reward_version), order.reward_version)
+            trunk = self._config.reward.trunk
+            self._ensemble = load_ensemble(self._store, trunk, versions, self._device) if versions else None
+            self._version = order.reward_version
         rule: PlacingRule = self._config.judge.rule  # type: ignore[assignment]  # checked with the config
         found = []
         for (prompt, _, rankings), refs in zip(load_rankings(self._store, earlier), order.images, strict=True):
             images = [self._images.load([ref])[0] for ref in refs.values()]
-            scores = score_any_size(self._ensemble[1], images, [prompt.text] * len(images))
+            texts = [prompt.text] * len(images)
+            scores = score_any_size(self._ensemble, images, texts) if self._ensemble else [{} for _ in images]
             newcomers = [model for model in order.newcomers if model in refs]
-            found.append(
-                {
-                    aspect: Judged(
-                        ranking=place_newcomers(
-                            judged.ranking,
-                            {model: found[aspect] for model, found in zip(refs, scores, strict=True)},
-                            newcomers,
-                            rule,
-                        ),
-                        scores=judged.scores,
-                    )
-                    for aspect, judged in rankings.items()
-                }
-            )
+            placed = {}
+            for aspect, judged in rankings.items():
+                own = {model: by[aspect] for model, by in zip(refs, scores, strict=True) if aspect in by}
+                ranking = place_newcomers(judged.ranking, own, newcomers, rule) if own else judged.ranking
+                placed[aspect] = Judged(ranking=ranking, scores=judged.scores)
+            found.append(placed)
         return found
+
+    def _trusted(self, version: int) -> list[str]:
+        """Aspects whose reward model is good enough to learn from, and so to place newcomers."""
+        reports = {
+            aspect: weights.load_attrs(self._store, reward_role(aspect), version)["report"] for aspect in self._aspects
+        }
+        least = self._config.reward.min_accuracy
+        return [aspect for aspect, report in reports.items() if report["accuracy"] >= least]

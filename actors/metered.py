@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,8 @@ class MeteredProgress:
 async def keep_status(meter: RunMeter, folder: Path, every_s: float = 2.0) -> None:
     """Write status.json again and again, whole each time, until cancelled."""
     while True:
-        write_status(meter.tree(), folder)
+        with suppress(OSError):  # a disk full for a while: the run itself says so
+            write_status(meter.tree(), folder)
         put_again()
         await asyncio.sleep(every_s)
 

@@ -27,11 +27,15 @@ async def stop_on_sigterm(team: Team, gate: Gate, grace_s: float) -> NoReturn:
 
 
 async def _keep(team: Team, gate: Gate, grace_s: float) -> str:
+    async def keep_learned() -> None:
+        await gate.quiet(of_learners=True)
+        await together(learner.checkpoint() for learner in [team.policy_learner, *team.reward_learners.values()])
+
+    gate.close()
     try:
         async with asyncio.timeout(grace_s):
-            await gate.close()
-            learners = [team.policy_learner, *team.reward_learners.values()]
-            await together(learner.checkpoint() for learner in learners)
+            # Learners do not wait for others: a segment of images may take longer than there is time.
+            await together([gate.quiet(of_learners=False), keep_learned()])
     except TimeoutError:
         return (
             f"what was under way did not end within actors.grace_s ({grace_s:g} s) and is done again from its last "

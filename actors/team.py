@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.worker import WorkerHandle
 from itercomp_rl.crew import Crew
@@ -42,28 +43,32 @@ class Gate:
     """All work of a run passes here, so that it can be ended without breaking off what is under way."""
 
     def __init__(self) -> None:
-        self._under_way = 0
+        self._under_way = Counter[bool]()  # whether learners do it: how many calls
         self._is_closed = False
-        self._is_quiet = asyncio.Event()
+        self._ended = asyncio.Condition()
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[None]:
+    async def work(self, *, of_learner: bool = False) -> AsyncIterator[None]:
         """Around one call; past a closed gate nothing comes, and who waits there ends with the run."""
         if self._is_closed:
             await asyncio.Event().wait()
-        self._under_way += 1
+        self._under_way[of_learner] += 1
         try:
             yield
         finally:
-            self._under_way -= 1
-            if self._is_closed and not self._under_way:
-                self._is_quiet.set()
+            self._under_way[of_learner] -= 1
+            if self._is_closed:
+                async with self._ended:
+                    self._ended.notify_all()
 
-    async def close(self) -> None:
-        """Let nothing new begin, and return once nothing is under way."""
+    def close(self) -> None:
+        """Let nothing new begin."""
         self._is_closed = True
-        if self._under_way:
-            await self._is_quiet.wait()
+
+    async def quiet(self, *, of_learners: bool) -> None:
+        """Return once nothing is under way at the learners, or at all others."""
+        async with self._ended:
+            await self._ended.wait_for(lambda: not self._under_way[of_learners])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +117,8 @@ class RemoteRole:
             return await asyncio.wait_for(self.worker.call.remote(self.role, method, arguments), limit_s)
         except RayTaskError as error:
             raise error.cause from error
-        except RayActorError as error:
+        except (RayActorError, ObjectLostError, OutOfMemoryError) as error:
+            # An answer that lay in the memory of a node that is gone is lost with it, as is a call that Ray killed.
             self.is_lost = True
             raise WorkerDiedError(f"{who} died while it had to {what}") from error
         except TimeoutError as error:
@@ -235,7 +241,7 @@ class RemoteRewardLearner:
         return await self._call("publish")
 
     async def _call(self, method: str, *arguments: Any) -> Any:  # Any: as the role's Protocol says
-        async with self._gate.work():
+        async with self._gate.work(of_learner=True):
             return await self._role.call(method, *arguments)
 
 
@@ -250,7 +256,7 @@ class PolicyLearnerGroup:
         await together(role.back() for role in self._ranks)
         first = self._ranks[0]
         try:
-            address, port = await first.worker.free_address.remote()
+            address, port = await first.worker.meeting_place.remote()
         except RayActorError as error:
             first.is_lost = True
             raise WorkerDiedError(f"{first.role} in process {first.label} died while it had to join") from error
@@ -298,7 +304,7 @@ class PolicyLearnerGroup:
 
     async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], *, is_last: bool = False) -> list[Any]:
         """Through the gate as one: it must not close between two ranks, of which one would then wait for the other."""
-        async with nullcontext() if is_last else self._gate.work():
+        async with nullcontext() if is_last else self._gate.work(of_learner=True):
             return await _of_all(
                 [
                     asyncio.ensure_future(role.call(method, *own))

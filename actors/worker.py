@@ -66,13 +66,14 @@ class Worker:
         """Where this process runs."""
         return {"label": self._spec.label, "host": socket.gethostname(), "pid": os.getpid()}
 
-    def free_address(self) -> tuple[str, int]:
-        """An address of this node and a port free just now, for a process group to meet at."""
+    def meeting_place(self) -> tuple[str, int]:
+        """An address of this node and a port that this process holds, for the process group whose rank 0 it is."""
         import ray.util
 
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        from learners.rendezvous import listen  # here: it imports torch
+
+        address = ray.util.get_node_ip_address()
+        return address, listen(address)
 
     def call(self, role: str, method: str, arguments: tuple[Any, ...]) -> Any:
         """Forward a call to a role; Any is whatever the role's Protocol says."""

@@ -112,8 +112,7 @@ def _attention() -> Iterator[Finding]:
     there += [name for name in ("flash_attn", "xformers") if util.find_spec(name)]
     if torch.cuda.is_available() and torch.backends.cuda.flash_sdp_enabled():
         there.append("flash kernels within SDPA")
-    needs = "" if "flash_attn" in there else "SDPA is what runs; pip install 'itercomp-rl[gpu]' adds flash-attn"
-    yield Finding(part="attention", state="ok", found=", ".join(there), way_out=needs)
+    yield Finding(part="attention", state="ok", found=", ".join(there), way_out="")
 
 
 def _compiler() -> Iterator[Finding]:

@@ -2,16 +2,14 @@
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import psutil
 import ray
 from numpy.typing import NDArray
 
@@ -21,11 +19,12 @@ from actors.telemetry import RunMeter
 from actors.timing import keep_times
 from actors.worker import WorkerHandle
 from cluster.checks import check_models, check_ranks
+from cluster.costs import RunCosts
 from cluster.placement import role_sizes, workers
 from cluster.processes import cluster, make_team, places, start_workers
-from cluster.run_folder import load_run, prepare_folder
+from cluster.run_folder import claimed, load_run, prepare_folder, settled
 from itercomp_rl.config import to_tree
-from itercomp_rl.errors import ConfigError
+from itercomp_rl.errors import ConfigError, StoreError
 from itercomp_rl.items import RewardReport
 from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
@@ -33,7 +32,7 @@ from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.orders import one_reason
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
-from itercomp_rl.records import put_rolled_prompts
+from itercomp_rl.records import put_prompts
 from itercomp_rl.results import mean_gain
 from itercomp_rl.reuse import Shared, check_prompts, reusable, take_over
 from itercomp_rl.run_logs import JsonLines
@@ -41,11 +40,15 @@ from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.live_weights import collect_run
+from itercomp_rl.store.retention import Lease, lease
 from itercomp_rl.store.store import Store, open_store
 from itercomp_rl.trackers import Run as TrackedRun
 from itercomp_rl.trackers import Trackers, check_trackers, dotted
 
 log = logging.getLogger(__name__)
+
+
+HELD_S = 7 * 86400.0  # longer than a round
 
 
 class StoreLedger:
@@ -67,6 +70,15 @@ class StoreLedger:
     def has_policy(self, version: int) -> bool:
         return self._store.find(version_place("policy", version)) is not None
 
+    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
+        for aspect, report in reports.items():
+            if report.live_role:  # the others stay anyway
+                expires_s = self._store.clock() + HELD_S
+                claim = Lease(
+                    reader=f"driver-{use}-{aspect}", role=report.live_role, version=report.version, expires_s=expires_s
+                )
+                lease(self._store, claim)
+
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return mean_gain(self._store, self._plan, version)
 
@@ -79,6 +91,7 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
     Raises: IterCompError with the reason; what is committed stays, `resume` goes on from there.
     """
     began = time.monotonic()
+    config = settled(config)
     plan = Plan(config=config)
     _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompts show before anything starts
     check_models(config)
@@ -92,18 +105,19 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
     log.info("memory, as estimated:\n%s", table)
     source = reusable_work(reuse, plan) if reuse else None
     folder = prepare_folder(config, resume=resume)
-    with logging_to(config):
+    with claimed(folder), logging_to(config):
         store = open_store(config.store_url, create=True, durable=config.store.durable)
         if source:
             taken = take_over(*source, store)
             found = ", ".join(f"{num} {kind}" for kind, num in taken.items()) or "nothing new"
             log.info("reused of %s: %s", reuse, found)
-        put_rolled_prompts(store, plan.rolled_prompts)
+        put_prompts(store, plan)
         specs = workers(config)
-        with cluster(address), MemoryPeak() as peak, places(config, specs) as options:
+        with cluster(address), RunCosts(folder, began) as costs, places(config, specs) as options:
             handles = start_workers(config, specs, options)
             log.info("%d processes are up after %.0f s", len(handles), time.monotonic() - began)
             progress = RunLog(folder, open_trackers(config, folder), held_out_pictures(store, plan), terminal())
+            costs.follow(progress.phases)
             try:
                 asyncio.run(_run(config, plan, store, handles, progress))
             finally:
@@ -112,8 +126,7 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
                     ray.kill(handle)
     from itercomp_rl.report import write_results
 
-    facts = {"wall_s": round(time.monotonic() - began, 1), "peak_rss_mb": round(peak.mib), "phases": progress.phases}
-    write_results(store, plan, folder, facts, versions())
+    write_results(store, plan, folder, costs.facts(), versions())
     from itercomp_rl.page.write import write_report
 
     write_report(store, plan, folder)
@@ -203,41 +216,14 @@ def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
 
 async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:
     """Old live weights are collected as the run goes on, what a killed writer left behind at its start."""
-    await asyncio.to_thread(collect_run, store, grace_s=60.0, now=time.time(), with_orphans=True)
+    with_orphans = True
     while True:
+        try:
+            await asyncio.to_thread(collect_run, store, grace_s=60.0, now=time.time(), with_orphans=with_orphans)
+            with_orphans = False
+        except StoreError as error:  # the store may be away for a while; without this its disk would fill
+            log.warning("old weights were not collected, which is tried again in %g s: %s", every_s, error)
         await asyncio.sleep(every_s)
-        await asyncio.to_thread(collect_run, store, grace_s=60.0, now=time.time())
-
-
-class MemoryPeak:
-    """The highest resident memory of this process and all it started, sampled twice a second.
-
-    Pages that processes share count for each.
-    """
-
-    def __init__(self) -> None:
-        self.mib = 0.0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "MemoryPeak":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._done.wait(0.5):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    total += process.memory_info().rss
-                except psutil.Error:
-                    continue  # ended since it was listed
-            self.mib = max(self.mib, total / 2**20)
 
 
 def versions() -> dict[str, str]:

@@ -14,11 +14,12 @@ from click.shell_completion import get_completion_class
 from cluster.completion import complete_config, complete_run
 from cluster.evaluate_cli import evaluate as evaluate_commands
 from cluster.plan_cli import plan as plan_command
+from cluster.ray_job import is_inside_job, stay_on_loopback
 from cluster.status_cli import status as status_command
 from cluster.store_cli import store as store_commands
 from itercomp_rl import errors
 from itercomp_rl.errors import IterCompError
-from itercomp_rl.run_logs import TextLines
+from itercomp_rl.run_logs import StrikeOut, TextLines, secrets, struck_out
 
 EXIT_CODES = {
     "ConfigError": 2,
@@ -57,7 +58,7 @@ class Reasons(click.Group):
         except IterCompError as error:
             names = [cls.__name__ for cls in type(error).__mro__]
             code = next((EXIT_CODES[name] for name in names if name in EXIT_CODES), 1)
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {struck_out(str(error), secrets(os.environ))}", err=True)
             sys.exit(code)
         except OSError as error:
             if error.errno not in WAYS_OUT:
@@ -84,6 +85,7 @@ def main(verbose: bool) -> None:
         from itercomp_rl.progress import terminal
 
         handler = RichHandler(console=terminal(), show_path=False, omit_repeated_times=False, markup=False)
+        handler.addFilter(StrikeOut())
     if handler is None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(TextLines())
@@ -118,6 +120,8 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
     from itercomp_rl.config import load_config
 
     settings = load_config(config, list(overrides))
+    if address is None and not is_inside_job():
+        stay_on_loopback()
     from cluster.launch import run as launch
 
     folder = launch(settings, resume=resume, address=address, reuse=reuse)
@@ -298,7 +302,7 @@ def shapes() -> None:
     help="Factor on the length of every stage; small to try it out.",
 )
 def pretrain(out: Path, seed: int, threads: int, scale: float) -> None:
-    """Train every tiny model that the project ships, from nothing (about an hour on two cores)."""
+    """Train every tiny model that the project ships, from nothing (an hour and a half on two cores)."""
     logging.getLogger("itercomp_rl").setLevel(logging.INFO)
     import torch
 

@@ -56,7 +56,7 @@ def plan(config: str, overrides: tuple[str, ...], size: str | None, file: Path |
         _check(settings, nodes)
     times = _times(file, run)
     if times is None:
-        click.echo("for times and the best ratio give stage times: --times FILE or --from RUN (docs/cluster.md)")
+        click.echo("for times and the best ratio give stage times: --times FILE or --from RUN (docs/tuning-ratios.md)")
         return
     if nodes is None:
         cores, gpus = cores_and_gpus(workers(settings))

@@ -1,7 +1,6 @@
 """A run's processes: Ray, the workers in their places, and each role as one object over those that hold it."""
 
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from actors.team import (
 )
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import reserved, workers
+from cluster.ray_job import is_inside_job
 from itercomp_rl.crew import make_crews
 from itercomp_rl.errors import StuckError
 from itercomp_rl.roles import Team
@@ -40,11 +40,10 @@ def cluster(address: str | None) -> Iterator[None]:
 
     A cluster that merely happens to run here is never joined, nor one that RAY_ADDRESS names for other commands.
     """
-    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and address is None  # Ray sets it for a job's entrypoint
     env = {"env_vars": MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "runtime_env": env}
     temporary = None
-    if inside_job:
+    if address is None and is_inside_job():
         ray.init(**quiet)
     elif address:
         ray.init(address=address, **quiet)

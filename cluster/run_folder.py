@@ -1,13 +1,30 @@
 """A run folder: made, or found with its settings and its store. Needs neither Ray nor torch."""
 
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from cluster.ray_job import has_working_copy
 from itercomp_rl.config import config_from, to_tree
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.schema import Config
 from itercomp_rl.store.store import Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+def settled(config: Config) -> Config:
+    """The config with run.dir absolute, so that every process means the same folder.
+
+    A job's working folder is Ray's copy, which goes with the session: there `run.dir` is taken from the home folder.
+    """
+    start = Path.home() if has_working_copy() else Path.cwd()
+    return replace(config, run=replace(config.run, dir=str(start / Path(config.run.dir).expanduser())))
 
 
 def load_run(run_: str | Path) -> tuple[Config, Store]:
@@ -44,6 +61,7 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
                 "or choose another run.name"
             )
         old = config_from(OmegaConf.to_container(OmegaConf.load(file)))
+        old = replace(old, run=replace(old.run, dir=config.run.dir))  # the folder may have been moved
         differing = [
             key for key, value in to_tree(config).items() if value != to_tree(old)[key] and key not in _MAY_CHANGE
         ]
@@ -59,6 +77,25 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
     except OSError as error:
         raise ConfigError(f"run.dir is {config.run.dir!r}: {folder} cannot be written ({error})") from error
     return folder
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """This process is the only driver of the run, as long as this is open; a driver that dies gives the run free.
+
+    Raises: ConfigError if another one has it: both would write the same checkpoints.
+    """
+    with (folder / ".driver").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"run.name is {folder.name!r}, and another process is driving the run in {folder}: wait until it has "
+                "ended (itercomp status shows how far it is), or choose another run.name"
+            ) from error
+        except OSError as error:  # some network file systems have no locks
+            log.warning("%s cannot be locked (%s): see to it that no second driver runs there", folder, error)
+        yield
 
 
 _MAY_CHANGE = ("actors", "tracking", "store")

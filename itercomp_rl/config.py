@@ -35,7 +35,10 @@ def load_config(file: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise ConfigError(f"config {str(file)!r} does not exist: give a YAML file or one of {', '.join(_presets())}")
     base = _read(preset("base"))
-    merged = _merge(base, _read(path), str(path))
+    own = _read(path)
+    if OmegaConf.select(own, "gallery.members") is not None:
+        OmegaConf.update(base, "gallery.members", {}, merge=False)  # a file's gallery replaces the base's
+    merged = _merge(base, own, str(path))
     for text in overrides or []:
         if "=" not in text or text.startswith(("+", "-", "~")):
             raise ConfigError(f"override {text!r} is not of the form key=value, such as policy.updates=10")
@@ -85,12 +88,6 @@ _OPEN = {"gallery.members": MemberConfig, "gallery.planners": PlannerConfig}
 
 def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
     _known(OmegaConf.to_container(extra), Config, "", where)
-    if (
-        isinstance(extra, DictConfig)
-        and OmegaConf.select(extra, "gallery.members") is not None
-        and where.endswith(".yaml")
-    ):
-        OmegaConf.update(base, "gallery.members", {}, merge=False)  # a file's gallery replaces the base's
     merged = OmegaConf.merge(base, extra)
     assert isinstance(merged, DictConfig)
     return merged

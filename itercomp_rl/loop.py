@@ -6,7 +6,7 @@ that is all there is to resuming. One failure cancels everything and ends the ru
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -39,6 +39,10 @@ class Ledger(Protocol):
 
     def has_policy(self, version: int) -> bool:
         """Whether a round's policy is published."""
+        ...
+
+    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
+        """Keep the models of these reports, which may still learn, until the same use holds others."""
         ...
 
     def gain_over_base(self, version: int) -> tuple[float, float]:
@@ -163,7 +167,14 @@ async def learn_rewards(run: Run, board: RewardBoard, round_: int, ranked: Arriv
                 start_version=version - 1 if version > 0 else None,
                 rankings=(),
             )
-            work = RewardWork(order=order, plan=plan, board=board, ranked=ranked, advance=advance)
+            work = RewardWork(
+                order=order,
+                plan=plan,
+                board=board,
+                ranked=ranked,
+                advance=advance,
+                hold=lambda report: run.ledger.hold("newest", {aspect: report}),
+            )
             return await again(plan.config.actors.max_retries, lambda: _learn_reward(learners[aspect], work))
 
         await together(learn_one(aspect) for aspect in learners)
@@ -178,6 +189,7 @@ class RewardWork:
     board: RewardBoard
     ranked: Arrivals
     advance: Advance
+    hold: Callable[[RewardReport], None]
 
 
 async def _learn_reward(learner: RewardLearner, work: RewardWork) -> RewardReport:
@@ -205,6 +217,7 @@ async def _learn_reward(learner: RewardLearner, work: RewardWork) -> RewardRepor
             early = await learner.publish_live(live_role)
             work.advance(0, {f"reward/{order.aspect}_early_accuracy": early.accuracy})
             if early.accuracy >= config.min_accuracy:
+                work.hold(early)
                 work.board.put(early)
     await ranked.complete()
     await take_in()
@@ -228,6 +241,7 @@ async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
             rewards=board.reports(),
             rankings=plan.rankings(round_),
         )
+        run.ledger.hold("order", order.rewards)
         await _learn_policy(run, order, board)
 
     try:
@@ -261,8 +275,9 @@ async def _learn_policy(run: Run, order: PolicyOrder, board: RewardBoard) -> Non
             nonlocal turn
             rollouts = [await (await rolled.get()) for _ in range(per_update)]
             if board.turn != turn:
-                turn = board.turn
-                await team.policy_learner.take_rewards(board.reports())
+                turn, rewards = board.turn, board.reports()
+                run.ledger.hold("taken", rewards)
+                await team.policy_learner.take_rewards(rewards)
             metrics = await team.policy_learner.update(number, rollouts)
             lag = number - min(rollout.version for rollout in rollouts)
             return {**{f"policy/{name}": value for name, value in metrics.items()}, "policy/lag_updates": lag}

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.items import Prompt
+from itercomp_rl.items import ASPECTS, Prompt
 from itercomp_rl.schema import PromptsConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.shapes.scenes import World, caption, draw_scenes, parse
@@ -43,7 +44,7 @@ def shapes_prompts(world: World, split: str, num: int, seed: int) -> list[Prompt
 def file_prompts(file: str | Path, aspects: list[str]) -> list[Prompt]:
     """Prompts of a text file (one a line) or a JSON list of strings or {"text", "aspects"?}; repeated texts count once.
 
-    Raises: ConfigError if the file is missing, unreadable, empty or holds an empty prompt.
+    Raises: ConfigError if the file is missing, unreadable, no list, empty or holds an empty prompt or unknown aspect.
     """
     path = Path(file)
     try:
@@ -55,6 +56,8 @@ def file_prompts(file: str | Path, aspects: list[str]) -> list[Prompt]:
             rows = json.loads(content)
         except json.JSONDecodeError as error:
             raise ConfigError(f"prompt file {str(file)!r} is not JSON: {error}") from error
+        if not isinstance(rows, list):
+            raise ConfigError(f'prompt file {str(file)!r} must hold a list, such as [{{"text": "a red circle"}}]')
         rows = [row if isinstance(row, dict) else {"text": row} for row in rows]
     else:
         rows = [{"text": line} for line in content.splitlines() if line.strip()]
@@ -63,7 +66,13 @@ def file_prompts(file: str | Path, aspects: list[str]) -> list[Prompt]:
         text = str(row.get("text", "")).strip()
         if not text:
             raise ConfigError(f"prompt file {str(file)!r}: entry {place} has no text")
-        found.setdefault(text, Prompt(id=prompt_id(text), text=text, aspects=tuple(row.get("aspects", aspects))))
+        own = row.get("aspects", aspects)
+        if not isinstance(own, list) or not own or any(aspect not in ASPECTS for aspect in own):
+            raise ConfigError(
+                f"prompt file {str(file)!r}: aspects of entry {place} are {own!r}; "
+                f"they must be a list of some of {', '.join(ASPECTS)}"
+            )
+        found.setdefault(text, Prompt(id=prompt_id(text), text=text, aspects=tuple(own)))
     if not found:
         raise ConfigError(f"prompt file {str(file)!r} holds no prompt")
     return list(found.values())
@@ -113,13 +122,17 @@ def held_out_prompts(
     if not pool:
         raise ConfigError(f"there is no prompt in the {split} split of prompts.world: allow more colours or shapes")
     order = np.random.default_rng(seed_of(seed, "held out", split)).permutation(len(pool))
-    # A prompt counts for its most particular aspect; all of them are attribute prompts too.
-    kinds = sorted({prompt.aspects[-1] for prompt in pool})
-    wanted = {kind: num_per_aspect if kind != "attribute" or len(kinds) == 1 else num_per_aspect // 4 for kind in kinds}
+    # A prompt counts for the rarest of its aspects. An aspect that every prompt has is then measured by all of them,
+    # and of prompts that have it alone a quarter of the number is enough.
+    num_of = Counter(aspect for prompt in pool for aspect in prompt.aspects)
+    kind_of = {prompt.id: min(reversed(prompt.aspects), key=num_of.__getitem__) for prompt in pool}
+    kinds = sorted(set(kind_of.values()))
+    is_shared = {kind: num_of[kind] == len(pool) and len(kinds) > 1 for kind in kinds}
+    wanted = {kind: max(1, num_per_aspect // 4) if is_shared[kind] else num_per_aspect for kind in kinds}
     chosen: list[tuple[Prompt, int]] = []
     for repeat in range(num_per_aspect):
         for i in order:
-            kind = pool[i].aspects[-1]
+            kind = kind_of[pool[i].id]
             if wanted[kind] > 0:
                 chosen.append((pool[i], repeat))
                 wanted[kind] -= 1

@@ -1,5 +1,7 @@
 """What rankings records hold, and the pairs and images that learners read from them."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -7,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ImageRef, PairRef, Prompt, RankOrder
+from itercomp_rl.plan import Plan
 from itercomp_rl.ranking import Ranking, is_held_out, pairs_of
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store.store import Store
@@ -17,9 +21,29 @@ RANKINGS = "rankings"
 _PROMPTS, _ROLLED = "prompts", "rolled"  # kind and id: the driver may know prompts of files that no other node has
 
 
-def put_rolled_prompts(store: Store, texts: Sequence[str]) -> None:
-    """Commit the texts that rollouts will name, for rollers and policy learners."""
-    store.put(_PROMPTS, _ROLLED, {}, {"texts": list(texts)})
+def put_prompts(store: Store, plan: Plan) -> None:
+    """Commit the texts that rollouts will name, for rollers and policy learners, and digests of all prompts of the run.
+
+    Raises: ConfigError if the run began with other prompts: images would be ranked under texts that they are not of.
+    """
+    held_out = [prompt for order in plan.evaluation_orders(plan.policy(-1)) for prompt in order.prompts]
+    attrs = {
+        "texts": list(plan.rolled_prompts),
+        "train": _digest([*plan.gallery_prompts, *plan.policy_prompts]),
+        "test": _digest(held_out),
+    }
+    began = store.put(_PROMPTS, _ROLLED, {}, attrs).attrs
+    for name, file in (("train", plan.config.prompts.train_file), ("test", plan.config.prompts.test_file)):
+        if began.get(name, attrs[name]) != attrs[name]:
+            raise ConfigError(
+                f"prompts.{name}_file {str(file)!r} no longer gives the prompts that this run began with "
+                f"({store.url}): give it the old file, or start a new run under another run.name"
+            )
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    rows = json.dumps([[prompt.text, prompt.aspects] for prompt in prompts])
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def load_rolled_prompts(store: Store) -> list[str]:

@@ -18,17 +18,11 @@ from itercomp_rl.store.store import Store
 
 
 def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any], versions: dict[str, str]) -> None:
-    """results.json, results.txt (the tables) and images.png in the run folder.
-
-    `facts` of an earlier part of the same run are added up: seconds sum, memory takes the higher peak.
-    """
-    earlier = json.loads((folder / "results.json").read_text()) if (folder / "results.json").exists() else {}
+    """results.json, results.txt (the tables) and images.png in the run folder; `facts`: what the run cost."""
     tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
     tree |= side_effects_tree(store, plan, tree["aspects"])
     tree |= {
-        "wall_s": round(facts["wall_s"] + earlier.get("wall_s", 0.0), 1),
-        "peak_rss_mb": max(facts["peak_rss_mb"], earlier.get("peak_rss_mb", 0)),
-        "phases": [*earlier.get("phases", []), *facts["phases"]],
+        **{name: facts[name] for name in ("wall_s", "peak_rss_mb", "phases")},
         "config": to_tree(plan.config),
         "versions": versions,
         "seeds": {"run": plan.config.run.seed, "evaluation": plan.config.evaluation.seed},
@@ -104,13 +98,20 @@ def write_grid(store: Store, plan: Plan, file: Path) -> None:
     # Spread over the segment, so that different prompts are seen.
     rows = [int(i) for i in np.linspace(0, len(captions) - 1, num).round()]
     titles = ["base", *(f"round {r + 1}" for r in range(plan.rounds))]
-    save_grid(file, [[column[row] for column in columns] for row in rows], [captions[row] for row in rows], titles)
+    save_grid(
+        file, [[column[row] for column in columns] for row in rows], [captions[row] for row in rows], titles, most=512
+    )
 
 
 def save_grid(
-    file: Path, rows: list[list[np.ndarray]], captions: list[str], titles: list[str], side: int = 128
+    file: Path, rows: list[list[np.ndarray]], captions: list[str], titles: list[str], most: int | None = None
 ) -> None:
-    """Pictures in rows with a caption on the left and a title over each column."""
+    """Pictures in rows with a caption on the left and a title over each column.
+
+    Small ones are shown 128 pixels wide, none wider than `most`; None: as large as they are.
+    """
+    own = max(image.shape[1] for images in rows for image in images)
+    side = min(max(own, 128), most or own + 128)
     margin, top, gap = 190, 24, 6
     sheet = Image.new("RGB", (margin + len(titles) * (side + gap), top + len(rows) * (side + gap)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -121,6 +122,7 @@ def save_grid(
         y = top + i * (side + gap)
         draw.multiline_text((6, y + 6), textwrap.fill(caption, 26), fill="black", font=font)
         for j, image in enumerate(images):
-            scaled = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+            way = Image.Resampling.NEAREST if side > image.shape[1] else Image.Resampling.LANCZOS
+            scaled = Image.fromarray(image).resize((side, side), way)
             sheet.paste(scaled, (margin + j * (side + gap), y))
     sheet.save(file)

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  # never changed in place
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|KEY(_ID)?$", re.IGNORECASE)
 _MIN_SECRET = 8  # a shorter value would strike out ordinary words
 
 
@@ -58,7 +58,24 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             tree["error"] = self.formatException(record.exc_info)
-        return struck_out(json.dumps(tree, default=str), self._secrets)
+        # Before JSON escapes what a secret may hold: quotes, backslashes.
+        return json.dumps(
+            {key: struck_out(value, self._secrets) if isinstance(value, str) else value for key, value in tree.items()},
+            default=str,
+        )
+
+
+class StrikeOut(logging.Filter):
+    """For handlers that format lines themselves: secrets are replaced before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secrets = secrets(os.environ)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """As logging asks for it: every line stays."""
+        record.msg, record.args = struck_out(record.getMessage(), self._secrets), ()
+        return True
 
 
 class TextLines(logging.Formatter):

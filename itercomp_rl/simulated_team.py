@@ -199,6 +199,9 @@ class SimulatedTeam:
     def reward_report(self, aspect: str, version: int) -> RewardReport | None:
         return self.reports.get((aspect, version))
 
+    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
+        pass  # nothing is collected here
+
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return 0.0, 0.0
 

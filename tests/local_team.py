@@ -42,6 +42,7 @@ class LocalTeam:
         self.policies: set[int] = set()
         self.lags: list[int] = []
         self.version = 0
+        self.held: dict[tuple[str, str], RewardReport] = {}
         self.used: list[int] = []
         self.restarts = 0
         self.order: PolicyOrder | None = None
@@ -99,7 +100,14 @@ class LocalTeam:
             index=order.index, version=version, prompts=order.prompts, mid_steps=order.mid_steps, latents=latents
         )
 
+    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
+        self.held |= {(use, aspect): report for aspect, report in reports.items()}
+
+    def _are_held(self, reports: Mapping[str, RewardReport]) -> bool:
+        return all(report in self.held.values() for report in reports.values() if report.live_role)
+
     async def open(self, order: PolicyOrder) -> int:
+        assert self._are_held(order.rewards), "reward models to learn from that a collector may take away"
         self.order, self.version = order, self.resumed_at
         return self.resumed_at
 
@@ -116,6 +124,9 @@ class LocalTeam:
         return {"loss": 1.0}
 
     async def take_rewards(self, rewards: Mapping[str, RewardReport]) -> None:
+        await self.pause()
+        assert self._are_held(rewards), "reward models to learn from that a collector may take away"
+        assert self.order is None or self._are_held(self.order.rewards), "an attempt begun again would not find them"
         self.taken.append((self.version, dict(rewards)))
 
     async def checkpoint(self) -> None:

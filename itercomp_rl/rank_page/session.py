@@ -42,12 +42,14 @@ def load_tasks(store: Store, aspects: Sequence[str] = ASPECTS) -> list[Task]:
     """
     prompts: dict[str, Prompt] = {}
     images: dict[str, dict[str, ImageRef]] = {}
-    ids = store.ids(IMAGES)
-    for id_, commit in zip(ids, store.commits(IMAGES), strict=True):
+    for commit in store.commits(IMAGES):
+        set_aside = commit.attrs.get("set_aside", ())  # rows without an image: no sampler survived them
         for row, tree in enumerate(commit.attrs["prompts"]):
             prompt = prompt_of(tree)
             prompts[prompt.id] = prompt
-            images.setdefault(prompt.id, {})[commit.attrs["model"]] = ImageRef(segment=id_, row=row)
+            drawn = images.setdefault(prompt.id, {})
+            if row not in set_aside:
+                drawn[commit.attrs["model"]] = ImageRef(segment=commit.id, row=row)
     tasks = [
         Task(id=f"{prompt.id}-{aspect}", prompt=prompt, aspect=aspect, images=images[prompt.id])
         for prompt in prompts.values()

@@ -47,6 +47,7 @@ def _counts(config: Config) -> None:
         "actors.processes": config.actors.processes,
         "actors.threads": config.actors.threads,
         "evaluation.images_per_aspect": config.evaluation.images_per_aspect,
+        "evaluation.grid_prompts": config.evaluation.grid_prompts,
     }
     for role in ("samplers", "judges", "rollers", "reward_learners", "policy_learners"):
         counts[f"actors.{role}.count"] = getattr(config.actors, role).count
@@ -70,6 +71,11 @@ def _counts(config: Config) -> None:
         "tracking.images": config.tracking.images,
     }.items():
         require(value >= 0, key, value, "must be 0 or more")
+    for key, value in {
+        "actors.start_timeout_s": config.actors.start_timeout_s,
+        "actors.progress_timeout_s": config.actors.progress_timeout_s,
+    }.items():
+        require(value > 0, key, value, "must be more than 0 seconds")
 
 
 def _shares(config: Config) -> None:
@@ -91,6 +97,7 @@ def _prompts(config: Config) -> None:
         raise ConfigError(
             "prompts.source is 'files': set prompts.train_file and prompts.test_file, held-out prompts are needed"
         )
+    require(bool(p.aspects), "prompts.aspects", list(p.aspects), f"name one or more of {', '.join(ASPECTS)}")
     for aspect in p.aspects:
         one_of("prompts.aspects", aspect, ASPECTS)
     for aspect in config.reward.weights:

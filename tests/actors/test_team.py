@@ -76,8 +76,8 @@ def test_a_closed_gate_lets_work_under_way_end_and_nothing_begin() -> None:
 
         first = asyncio.create_task(work("first", 20))
         await asyncio.sleep(0)
-        closing = asyncio.create_task(gate.close())
-        await asyncio.sleep(0)
+        gate.close()
+        closing = asyncio.create_task(gate.quiet(of_learners=False))
         second = asyncio.create_task(work("second", 0))
         await closing
         assert ended == ["first"]
@@ -94,7 +94,7 @@ class Handle:
 
     def __init__(self, does: str) -> None:
         self.does, self.pings = does, 0
-        self.call = self.ready = self.free_address = self
+        self.call = self.ready = self.meeting_place = self
 
     async def remote(self, *arguments: Any) -> str:
         if not arguments:
@@ -155,7 +155,7 @@ class Learner:
         self.kept = list(self.ended)
 
 
-def stopped(work_s: float, grace_s: float) -> tuple[str, list[str] | None]:
+def stopped(work_s: float, grace_s: float, *, of_learner: bool) -> tuple[str, list[str] | None]:
     """The run's last words when SIGTERM comes during work of `work_s`, and what was done at the checkpoint."""
 
     async def story() -> tuple[str, list[str] | None]:
@@ -164,7 +164,7 @@ def stopped(work_s: float, grace_s: float) -> tuple[str, list[str] | None]:
         team = Team(sampler=None, judge=None, reward_learners={}, roller=None, policy_learner=learner)  # type: ignore[arg-type]
 
         async def work() -> None:
-            async with gate.work():
+            async with gate.work(of_learner=of_learner):
                 await asyncio.sleep(work_s)
                 ended.append("work")
 
@@ -181,12 +181,18 @@ def stopped(work_s: float, grace_s: float) -> tuple[str, list[str] | None]:
 
 
 def test_sigterm_waits_for_work_under_way_then_learners_keep_what_they_learned() -> None:
-    said, kept = stopped(work_s=0.1, grace_s=30)
+    said, kept = stopped(work_s=0.1, grace_s=30, of_learner=True)
     assert kept == ["work"]
     assert "committed or in a checkpoint. Go on with --resume" in said
 
 
 def test_work_longer_than_the_grace_time_is_left_for_the_resumed_run() -> None:
-    said, kept = stopped(work_s=30, grace_s=0.1)
+    said, kept = stopped(work_s=30, grace_s=0.1, of_learner=True)
     assert kept is None
     assert "did not end within actors.grace_s (0.1 s)" in said
+
+
+def test_learners_keep_what_they_learned_while_a_sampler_s_work_is_too_long_for_the_grace_time() -> None:
+    said, kept = stopped(work_s=30, grace_s=0.2, of_learner=False)
+    assert kept == []
+    assert "did not end within actors.grace_s (0.2 s)" in said

@@ -130,3 +130,32 @@ def test_the_policy_learns_beside_its_rewards_and_says_by_which(tmp_path: Path) 
         early += sum(report["live_role"] is not None for report in reports)
         assert all(1 <= report["version"] <= 3 for report in reports if report["live_role"])
     assert early
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_killed_while_all_learn_at_once_leaves_a_whole_run(role: str, tmp_path: Path) -> None:
+    early_on = ("reward.rankings_first=1", "policy.reward_updates_first=1")
+    config = small_config(tmp_path, *early_on, "policy.max_policy_lag=1", "policy.anchor_every=3")
+    store = open_store(config.store_url, create=True, durable=False)
+    kills = [Kill(role=role, moment=moment, how=HOWS[i % 3], nth=i % 2) for i, moment in enumerate(MOMENTS)]
+    finished(config, store, kills)
+    # A kill may not come: what begins in one moment may still be under way in the next.
+    assert sum(kill.done for kill in kills) >= 3
+    outcome(config, store)
+    assert weights.versions(store, "policy") == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_reward_model_no_better_than_chance_places_no_newcomer(tmp_path: Path) -> None:
+    config = small_config(tmp_path, "reward.min_accuracy=0.999", "reward.on_bad_reward=drop")
+    store, plan = open_store(config.store_url, create=True, durable=False), Plan(config=config)
+    finished(config, store, [])
+    reports = {aspect: weights.load_attrs(store, f"reward-{aspect}", 0)["report"] for aspect in config.prompts.aspects}
+    trusted = {aspect: report["accuracy"] >= 0.999 for aspect, report in reports.items()}
+    assert not all(trusted.values())
+    for segment in range(len(plan.segments())):
+        for _, images, rankings in load_rankings(store, plan.rankings_id(1, segment)):
+            assert {"attribute", "policy-0"} <= set(images)
+            for aspect, judged in rankings.items():
+                assert ({"attribute", "policy-0"} <= set(judged.ranking.models)) == trusted[aspect]

@@ -51,6 +51,10 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("reward.engine.kind=deepspeed", "one DeepSpeed group"),
         ("judge.rule=random", "must be one of official_fixed"),
         ("prompts.source=files", "prompts.train_file"),
+        ("prompts.aspects=[]", "prompts.aspects is []: name one or more"),
+        ("evaluation.grid_prompts=-1", "evaluation.grid_prompts is -1"),
+        ("actors.start_timeout_s=-5", "actors.start_timeout_s is -5"),
+        ("actors.progress_timeout_s=0", "actors.progress_timeout_s is 0"),
         ("judge.first_round=nobody", "or rank files: a path that ends in .json, .csv or"),
         ("reward.rankings_first=0", "must be all, or a number from 1 to the segments of a round"),
         ("reward.rankings_first=most", "must be all, or a number from 1 to the segments of a round"),
@@ -84,6 +88,13 @@ def test_a_mistake_is_refused_with_its_key(override: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("quickstart", [override])
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
+def test_a_file_that_names_members_replaces_those_of_base_whatever_its_name(name: str, tmp_path: Path) -> None:
+    rows = (f"{key}: {{model: 'embedded:{model}', num_steps: 10}}" for key, model in (("a", "base"), ("b", "spatial")))
+    (tmp_path / name).write_text(f"gallery: {{members: {{{', '.join(rows)}}}}}")
+    assert list(load_config(tmp_path / name).gallery.members) == ["a", "b"]
 
 
 def test_a_gallery_of_one_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prompts: training and held-out ones never mix, files are read strictly."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,29 @@ def test_held_out_prompts_reach_the_number_of_images_in_every_aspect() -> None:
         assert sum(aspect in prompt.aspects for prompt, _ in chosen) >= 400
 
 
+@pytest.mark.parametrize("num", [1, 3, 40])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [["attribute"], ["spatial"], ["non_spatial"]],  # the paper's split
+        [["spatial", "attribute"], ["attribute"], ["non_spatial", "attribute"]],
+        [["attribute", "spatial"], ["spatial"], ["attribute"]],
+        [["attribute", "spatial", "non_spatial"]],
+    ],
+)
+def test_held_out_prompts_of_files_do_too_however_their_aspects_lie(
+    kinds: list[list[str]], num: int, tmp_path: Path
+) -> None:
+    rows = [{"text": f"prompt {i}", "aspects": kinds[i % len(kinds)]} for i in range(30)]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    file = str(tmp_path / "p.json")
+    config = replace(CONFIG, source="files", train_file=file, test_file=file)
+    chosen = held_out_prompts(config, num, seed=1)
+    assert len(set(chosen)) == len(chosen)
+    for aspect in {aspect for kind in kinds for aspect in kind}:
+        assert sum(aspect in prompt.aspects for prompt, _ in chosen) >= num
+
+
 def test_prompts_follow_from_the_seed() -> None:
     assert training_prompts(CONFIG, seed=0) == training_prompts(CONFIG, seed=0)
     assert training_prompts(CONFIG, seed=0) != training_prompts(CONFIG, seed=1)
@@ -38,6 +62,10 @@ def test_prompts_follow_from_the_seed() -> None:
         ("a.txt", "\n  \n", "holds no prompt"),
         ("a.json", "{not json", "is not JSON"),
         ("a.json", '[{"text": ""}]', "entry 1 has no text"),
+        ("a.json", '{"prompts": ["a cat"]}', "must hold a list"),
+        ("a.json", '[{"text": "a cat", "aspects": "spatial"}]', "aspects of entry 1 are 'spatial'"),
+        ("a.json", '["a cat", {"text": "a dog", "aspects": ["non-spatial"]}]', "aspects of entry 2 .* non_spatial"),
+        ("a.json", '[{"text": "a cat", "aspects": []}]', "aspects of entry 1"),
     ],
 )
 def test_an_unusable_prompt_file_is_refused(tmp_path: Path, name: str, content: str, reason: str) -> None:

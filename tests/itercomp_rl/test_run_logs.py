@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from itercomp_rl.items import DrawOrder, ModelRef, PolicyOrder
-from itercomp_rl.run_logs import JsonLines, TextLines, log_context, order_facts, secrets, struck_out
+from itercomp_rl.run_logs import JsonLines, StrikeOut, TextLines, log_context, order_facts, secrets, struck_out
 
 
 def logged(formatter: logging.Formatter, *messages: str) -> list[str]:
@@ -52,6 +52,18 @@ def test_secrets_of_the_environment_are_struck_out(monkeypatch: pytest.MonkeyPat
             assert "***" in line
             assert "hunter2" not in line
             assert "hf_" not in line
+
+
+def test_secrets_are_struck_out_of_lines_that_others_format_and_of_those_that_json_escapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_LLM_KEY", 'with"quotes\\and more')
+    monkeypatch.setenv("AZURE_STORAGE_SAS_KEY", "sv=2026&sig=abc")
+    line = 'refused: with"quotes\\and more, sv=2026&sig=abc'
+    assert json.loads(logged(JsonLines(), line)[0])["message"] == "refused: ***, ***"
+    record = logging.LogRecord("itercomp_rl", logging.WARNING, "", 0, "refused: %s", ("sv=2026&sig=abc",), None)
+    assert StrikeOut().filter(record)
+    assert record.getMessage() == "refused: ***"
 
 
 def test_short_values_and_plain_variables_are_no_secrets() -> None:

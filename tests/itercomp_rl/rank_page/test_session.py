@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 from itercomp_rl import people
@@ -35,6 +36,15 @@ def test_every_prompt_is_asked_once_per_aspect_with_all_its_images(store: Store)
     assert len(tasks) == sum(len(prompt.aspects) for prompt in make_rank_store()[1])
     assert all(set(task.images) == set(MODELS) for task in tasks)
     assert {task.aspect for task in load_tasks(store, ["spatial"])} <= {"spatial"}
+
+
+def test_an_image_that_was_set_aside_is_shown_to_nobody(store: Store) -> None:
+    prompts = make_rank_store()[1]
+    attrs = {"model": "four", "prompts": [{"id": p.id, "text": p.text, "aspects": list(p.aspects)} for p in prompts]}
+    images = np.zeros((len(prompts), 32, 32, 3), np.uint8)
+    store.put("images", "four-00000", {"images": images}, {**attrs, "set_aside": [1]})
+    has_four = {task.prompt.id: "four" in task.images for task in load_tasks(store)}
+    assert has_four == {prompt.id: i != 1 for i, prompt in enumerate(prompts)}
 
 
 def test_a_store_without_images_is_refused() -> None:
