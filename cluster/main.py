@@ -30,12 +30,13 @@ EXIT_CODES = {
     "StuckError": 7,
     "StoppedError": 8,
 }
-# What a user's own disk can refuse, outside the store: run folders, reports, pictures.
+# What a user's own machine can refuse, outside the store: run folders, reports, pictures, a port.
 _FREE = "free some space there, or write elsewhere (run.dir, --out); a run goes on with --resume"
 WAYS_OUT = {
     errno.ENOSPC: _FREE,
     errno.EDQUOT: _FREE,
     errno.EACCES: "let this user read and write there, or write elsewhere (run.dir, --out)",
+    errno.EADDRINUSE: "another program has this port: give another (--port)",
     errno.EROFS: "mount it for writing, or write elsewhere (run.dir, --out)",
 }
 

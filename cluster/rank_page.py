@@ -63,6 +63,10 @@ def make_app(store: Store, session: Session, token: str | None) -> web.Applicati
     return app
 
 
+def _is_same(given: str, token: str) -> bool:
+    return secrets.compare_digest(given.encode(), token.encode())  # of texts it takes ASCII alone
+
+
 def _guard(token: str | None) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -70,11 +74,11 @@ def _guard(token: str | None) -> Middleware:
             # A foreign page that has its own name resolve to this machine must not speak to it.
             if not is_loopback(request.url.host or ""):
                 raise web.HTTPForbidden(text="open this page by its loopback address")
-        elif secrets.compare_digest(request.query.get("token", ""), token):
+        elif _is_same(request.query.get("token", ""), token):
             entrance = web.HTTPFound("/")
             entrance.set_cookie("token", token, httponly=True, samesite="Strict")
             raise entrance
-        elif not secrets.compare_digest(request.cookies.get("token", ""), token):
+        elif not _is_same(request.cookies.get("token", ""), token):
             raise web.HTTPForbidden(text="this page needs the address with ?token= that itercomp rank printed")
         answer = await handler(request)
         answer.headers.update(HEADERS)

@@ -156,10 +156,12 @@ async def learn_rewards(run: Run, board: RewardBoard, round_: int, ranked: Arriv
     with run.progress.phase("rewards", config.updates * len(learners), round_) as advance:
 
         async def learn_one(aspect: str) -> None:
-            report = run.ledger.reward_report(aspect, version) or await learn_anew(aspect)
+            report = await again(plan.config.actors.max_retries, lambda: learned(aspect))
             board.put(trusted(report, config.min_accuracy, config.on_bad_reward))
 
-        async def learn_anew(aspect: str) -> RewardReport:
+        async def learned(aspect: str) -> RewardReport:
+            if report := run.ledger.reward_report(aspect, version):  # also of an attempt that died right after
+                return report
             order = RewardOrder(
                 aspect=aspect,
                 round=round_,
@@ -175,7 +177,7 @@ async def learn_rewards(run: Run, board: RewardBoard, round_: int, ranked: Arriv
                 advance=advance,
                 hold=lambda report: run.ledger.hold("newest", {aspect: report}),
             )
-            return await again(plan.config.actors.max_retries, lambda: _learn_reward(learners[aspect], work))
+            return await _learn_reward(learners[aspect], work)
 
         await together(learn_one(aspect) for aspect in learners)
 

@@ -108,7 +108,10 @@ def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], li
 def held_out_prompts(
     config: PromptsConfig, num_per_aspect: int, seed: int, split: str = "test"
 ) -> list[tuple[Prompt, int]]:
-    """Prompts of a split, each with a repeat number, until every aspect has `num_per_aspect` images."""
+    """Prompts of a split, each with a repeat number, until every aspect has `num_per_aspect` images.
+
+    Raises: ConfigError if there is no such split.
+    """
     if config.source == "shapes":
         world = world_of(config)
         pool = [
@@ -118,6 +121,8 @@ def held_out_prompts(
         ]
     else:
         assert config.train_file and config.test_file
+        if split == "validation":
+            raise ConfigError("prompt files have no validation split: take test, or train, or give a file (--prompts)")
         pool = file_prompts(config.test_file if split == "test" else config.train_file, config.aspects)
     if not pool:
         raise ConfigError(f"there is no prompt in the {split} split of prompts.world: allow more colours or shapes")

@@ -38,9 +38,15 @@ def save_checkpoint(engine: Engine, folder: Path, stem: str, *, rank: int = 0) -
         _prune(folder, stem)
 
 
-def _prune(folder: Path, stem: str) -> None:
+def drop_checkpoints(folder: Path, stem: str, *, rank: int = 0) -> None:
+    """To be called once what was learned is published: nobody goes on from before that."""
+    if rank == 0:
+        _prune(folder, stem, kept=0)
+
+
+def _prune(folder: Path, stem: str, kept: int = KEPT) -> None:
     complete = sorted(folder.glob(f"{stem}-u*/{COMMIT_NAME}"))
-    for mark in complete[:-KEPT]:
+    for mark in complete[: len(complete) - kept]:
         mark.unlink()  # first: what a kill leaves behind is no checkpoint
         shutil.rmtree(mark.parent)
 

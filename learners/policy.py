@@ -29,7 +29,7 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.deltas import DeltaPublisher
 from itercomp_rl.store.ranks import Ranks
 from itercomp_rl.store.store import Store
-from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine import Engine, Group, open_engine
 from learners.ranks import ranks_of
 from learners.reward import engine_spec
@@ -151,6 +151,7 @@ class PolicyLearner:
         }
         learned = task.engine.weights(ema=True)
         weights.publish(self._store, POLICY, task.order.round, learned, attrs, self._ranks())
+        drop_checkpoints(self._checkpoints, _stem(task.order.round), rank=self._group.rank)
         task.engine.close()
         self._task = None
 

@@ -23,7 +23,7 @@ from itercomp_rl.schema import ALL, EngineConfig, JudgeConfig, RewardLearningCon
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
-from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
+from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine import DTYPES, Engine, EngineSpec, open_engine
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,7 @@ class RewardLearner:
         """Publish the finished model with its report; let go of the memory."""
         order, _, engine = self._opened()
         report = self._publish(reward_role(order.aspect), order.version)
+        drop_checkpoints(self._checkpoints, self._stem(order))
         engine.close()
         self._order = self._model = self._engine = None
         return report

@@ -89,8 +89,9 @@ def _round(store: Store, plan: Plan, round_: int) -> RoundLineage | None:
         return None
     rewards = []
     for aspect in plan.config.prompts.aspects:
-        if weights.find(store, reward_role(aspect), round_):
-            rewards.append(weights.load_attrs(store, reward_role(aspect), round_)["report"])
+        version = plan.reward_version(round_)
+        if weights.find(store, reward_role(aspect), version):
+            rewards.append(weights.load_attrs(store, reward_role(aspect), version)["report"])
     ref, policy = weights.find(store, "policy", round_), None
     if ref:
         attrs = weights.load_attrs(store, "policy", round_)

@@ -65,6 +65,7 @@ def check(kills: list[Kill], undisturbed: dict[str, Any], folder: Path, **option
     assert all(kill.done for kill in kills), "a kill never came"
     assert lives == 1 + sum(kill.role == "driver" for kill in kills)
     assert_same(outcome(config, store), undisturbed)
+    assert not list(config.run_folder.glob("checkpoints/*/*")), "checkpoints of what is published"
 
 
 @pytest.mark.parametrize("role", ROLES)
