@@ -255,11 +255,13 @@ class PolicyLearnerGroup:
         """Give every rank its place in a new process group."""
         await together(role.back() for role in self._ranks)
         first = self._ranks[0]
-        try:
-            address, port = await first.worker.meeting_place.remote()
-        except RayActorError as error:
-            first.is_lost = True
-            raise WorkerDiedError(f"{first.role} in process {first.label} died while it had to join") from error
+        address, port = "", 0
+        if len(self._ranks) > 1:
+            try:
+                address, port = await first.worker.meeting_place.remote()
+            except RayActorError as error:
+                first.is_lost = True
+                raise WorkerDiedError(f"{first.role} in process {first.label} died while it had to join") from error
         groups = [
             Group(
                 rank=rank,

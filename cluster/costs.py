@@ -72,4 +72,8 @@ class RunCosts:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # none yet, or cut short by a power loss: no reason for a run not to go on
+    return found if isinstance(found, dict) else {}

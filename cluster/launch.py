@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +40,7 @@ from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.live_weights import collect_run
-from itercomp_rl.store.retention import Lease, lease
+from itercomp_rl.store.retention import Lease, lease, release
 from itercomp_rl.store.store import Store, open_store
 from itercomp_rl.trackers import Run as TrackedRun
 from itercomp_rl.trackers import Trackers, check_trackers, dotted
@@ -72,12 +72,15 @@ class StoreLedger:
 
     def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
         for aspect, report in reports.items():
-            if report.live_role:  # the others stay anyway
-                expires_s = self._store.clock() + HELD_S
-                claim = Lease(
-                    reader=f"driver-{use}-{aspect}", role=report.live_role, version=report.version, expires_s=expires_s
-                )
-                lease(self._store, claim)
+            reader = f"driver-{use}-{aspect}"
+            if report.live_role is None:  # published for good: it stays anyway
+                release(self._store, reader)
+                continue
+            expires_s = self._store.clock() + HELD_S
+            lease(
+                self._store,
+                Lease(reader=reader, role=report.live_role, version=report.version, expires_s=expires_s),
+            )
 
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return mean_gain(self._store, self._plan, version)
@@ -104,8 +107,10 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
     )
     log.info("memory, as estimated:\n%s", table)
     source = reusable_work(reuse, plan) if reuse else None
-    folder = prepare_folder(config, resume=resume)
-    with claimed(folder), logging_to(config):
+    with ExitStack() as stack:
+        stack.enter_context(claimed(config.run_folder))
+        folder = prepare_folder(config, resume=resume)
+        stack.enter_context(logging_to(config))
         store = open_store(config.store_url, create=True, durable=config.store.durable)
         if source:
             taken = take_over(*source, store)

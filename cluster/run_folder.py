@@ -83,9 +83,14 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
 def claimed(folder: Path) -> Iterator[None]:
     """This process is the only driver of the run, as long as this is open; a driver that dies gives the run free.
 
-    Raises: ConfigError if another one has it: both would write the same checkpoints.
+    Raises: ConfigError if another one has it, both would write the same checkpoints; or if no folder can be made there.
     """
-    with (folder / ".driver").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".driver").open("w")
+    except OSError as error:
+        raise ConfigError(f"run.dir is {str(folder.parent)!r}: {folder} cannot be written ({error})") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

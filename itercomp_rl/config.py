@@ -36,6 +36,7 @@ def load_config(file: str | Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"config {str(file)!r} does not exist: give a YAML file or one of {', '.join(_presets())}")
     base = _read(preset("base"))
     own = _read(path)
+    _known(OmegaConf.to_container(own), Config, "", str(path))
     if OmegaConf.select(own, "gallery.members") is not None:
         OmegaConf.update(base, "gallery.members", {}, merge=False)  # a file's gallery replaces the base's
     merged = _merge(base, own, str(path))

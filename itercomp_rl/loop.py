@@ -299,6 +299,8 @@ async def _learn_policy(run: Run, order: PolicyOrder, board: RewardBoard) -> Non
                 group.create_task(learn())
         await board.finished()
         await team.policy_learner.publish(board.reports())
+        for use in ("order", "newest", "taken"):
+            run.ledger.hold(use, board.reports())
 
 
 async def evaluate(run: Run, models: list[ModelRef], round_: int) -> None:

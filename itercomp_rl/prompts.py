@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,25 @@ def held_out_prompts(
             if wanted[kind] > 0:
                 chosen.append((pool[i], repeat))
                 wanted[kind] -= 1
-    return chosen
+    return chosen + _missing(pool, [int(i) for i in order], chosen, num_per_aspect)
+
+
+def _missing(
+    pool: list[Prompt], order: list[int], chosen: list[tuple[Prompt, int]], num_per_aspect: int
+) -> list[tuple[Prompt, int]]:
+    """What aspects lack that are the rarest of no prompt, or not of enough."""
+    found: list[tuple[Prompt, int]] = []
+    for aspect in sorted({aspect for prompt in pool for aspect in prompt.aspects}):
+        taken = {(prompt.id, repeat) for prompt, repeat in chosen + found}
+        have = sum(aspect in prompt.aspects for prompt, _ in chosen + found)
+        rest = (
+            (pool[i], repeat)
+            for repeat in range(num_per_aspect)
+            for i in order
+            if aspect in pool[i].aspects and (pool[i].id, repeat) not in taken
+        )
+        found += islice(rest, max(0, num_per_aspect - have))
+    return found
 
 
 def user_prompts(file: str | Path, config: PromptsConfig) -> list[Prompt]:

@@ -32,13 +32,18 @@ def put_prompts(store: Store, plan: Plan) -> None:
         "train": _digest([*plan.gallery_prompts, *plan.policy_prompts]),
         "test": _digest(held_out),
     }
-    began = store.put(_PROMPTS, _ROLLED, {}, attrs).attrs
-    for name, file in (("train", plan.config.prompts.train_file), ("test", plan.config.prompts.test_file)):
-        if began.get(name, attrs[name]) != attrs[name]:
-            raise ConfigError(
-                f"prompts.{name}_file {str(file)!r} no longer gives the prompts that this run began with "
-                f"({store.url}): give it the old file, or start a new run under another run.name"
-            )
+    began, config = store.put(_PROMPTS, _ROLLED, {}, attrs).attrs, plan.config.prompts
+    for name, value in attrs.items():  # a run of earlier software may have noted its texts alone
+        if began.get(name, value) == value:
+            continue
+        key = "prompts.test_file" if name == "test" else "prompts.train_file"
+        what, way_out = f"{key} {getattr(config, key.split('.')[1])!r} no longer gives", "give it the old file"
+        if config.source == "shapes":
+            what, way_out = "this software's embedded world does not give", "go on with the version that began it"
+        raise ConfigError(
+            f"{what} the prompts that this run began with ({store.url}): {way_out}, or start a new run under another "
+            "run.name"
+        )
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

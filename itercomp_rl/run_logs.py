@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  # never changed in place
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|KEY(_ID)?$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|(ACCESS|ACCOUNT|API)_KEY|KEY(_ID)?$", re.IGNORECASE)
 _MIN_SECRET = 8  # a shorter value would strike out ordinary words
 
 
@@ -74,7 +74,12 @@ class StrikeOut(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """As logging asks for it: every line stays."""
-        record.msg, record.args = struck_out(record.getMessage(), self._secrets), ()
+        try:
+            record.msg, record.args = struck_out(record.getMessage(), self._secrets), ()
+        except Exception:  # a line that cannot be formatted: the handler says so, as without this filter
+            return True
+        if record.exc_info:  # formatters take exc_text where it is there
+            record.exc_text = struck_out(logging.Formatter().formatException(record.exc_info), self._secrets)
         return True
 
 

@@ -1,5 +1,6 @@
 """Where a learner's checkpoints lie: one folder per kept update, of which the highest complete one counts."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from safetensors import SafetensorError
 from itercomp_rl.errors import CheckpointError
 from learners.engine import Engine
 from learners.shard import COMMIT_NAME
+
+log = logging.getLogger(__name__)
 
 KEPT = 2  # the newest, and the one before it
 
@@ -40,13 +43,20 @@ def save_checkpoint(engine: Engine, folder: Path, stem: str, *, rank: int = 0) -
 
 def drop_checkpoints(folder: Path, stem: str, *, rank: int = 0) -> None:
     """To be called once what was learned is published: nobody goes on from before that."""
-    if rank == 0:
-        _prune(folder, stem, kept=0)
+    if rank != 0:
+        return
+    try:
+        for mark in folder.glob(f"{stem}-u*/{COMMIT_NAME}"):
+            mark.unlink()  # first: what a kill leaves behind is no checkpoint
+        for path in folder.glob(f"{stem}-u*"):
+            shutil.rmtree(path)
+    except OSError as error:
+        log.warning("checkpoints of %s in %s are needed no more, and could not be deleted: %s", stem, folder, error)
 
 
-def _prune(folder: Path, stem: str, kept: int = KEPT) -> None:
+def _prune(folder: Path, stem: str) -> None:
     complete = sorted(folder.glob(f"{stem}-u*/{COMMIT_NAME}"))
-    for mark in complete[: len(complete) - kept]:
+    for mark in complete[:-KEPT]:
         mark.unlink()  # first: what a kill leaves behind is no checkpoint
         shutil.rmtree(mark.parent)
 

@@ -80,6 +80,8 @@ class PolicyLearner:
         policy = self._policy(order, [prompt.text for prompt, _ in gallery])
         engine = open_engine(policy.trainable, engine_spec(settings.engine), self._group, self._device)
         policy.network = engine.module
+        for earlier in range(order.round):  # of a process that was killed before it could
+            drop_checkpoints(self._checkpoints, _stem(earlier), rank=self._group.rank)
         if newest := newest_checkpoint(self._checkpoints, _stem(order.round)):
             load_checkpoint(engine, newest)
         self._task = _Task(

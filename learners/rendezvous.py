@@ -1,5 +1,6 @@
 """Where the ranks of a group meet: a port that listens as soon as it is named, and on no other address."""
 
+import logging
 import os
 import socket
 from datetime import timedelta
@@ -10,6 +11,8 @@ import torch.distributed as dist
 if TYPE_CHECKING:
     from learners.engine import Group
 
+log = logging.getLogger(__name__)
+
 _listening: dict[tuple[str, int], socket.socket] = {}
 
 
@@ -18,7 +21,12 @@ def listen(host: str) -> int:
 
     The group meets hours later, after gallery and rewards: a port that was only free just now may be another's by then.
     """
-    held = socket.create_server((host, 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        held = socket.create_server((host, 0), family=family)
+    except OSError as error:  # behind a NAT, the address that others know is of no interface here
+        log.warning("the learners' port cannot be bound to %s (%s): it listens on every address", host, error)
+        held = socket.create_server(("", 0), family=family)
     _listening[host, held.getsockname()[1]] = held
     return held.getsockname()[1]
 

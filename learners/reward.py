@@ -84,7 +84,9 @@ class RewardLearner:
         model.attention = self._settings.attention
         self._order, self._model = order, model.to(self._device).train()
         self._engine = open_engine(self._model, engine_spec(self._settings.engine), None, self._device)
-        if newest := newest_checkpoint(self._checkpoints, self._stem(order)):
+        for earlier in range(order.round):  # of a process that was killed before it could
+            drop_checkpoints(self._checkpoints, _stem(order.aspect, earlier))
+        if newest := newest_checkpoint(self._checkpoints, _stem(order.aspect, order.round)):
             load_checkpoint(self._engine, newest)
         return self._engine.updates
 
@@ -141,16 +143,13 @@ class RewardLearner:
     def checkpoint(self) -> None:
         """Keep what was learned, unless a checkpoint of this update is there."""
         if self._order is not None and self._engine is not None and self._engine.updates:
-            save_checkpoint(self._engine, self._checkpoints, self._stem(self._order))
-
-    def _stem(self, order: RewardOrder) -> str:
-        return f"reward-{order.aspect}-r{order.round:03d}"
+            save_checkpoint(self._engine, self._checkpoints, _stem(self._order.aspect, self._order.round))
 
     def publish(self) -> RewardReport:
         """Publish the finished model with its report; let go of the memory."""
         order, _, engine = self._opened()
         report = self._publish(reward_role(order.aspect), order.version)
-        drop_checkpoints(self._checkpoints, self._stem(order))
+        drop_checkpoints(self._checkpoints, _stem(order.aspect, order.round))
         engine.close()
         self._order = self._model = self._engine = None
         return report
@@ -245,3 +244,7 @@ class RewardLearner:
             parts.append(model.preprocess(image))
         order = torch.tensor([row for rows in rows_of.values() for row in rows], device=self._device)
         return torch.cat(parts)[order.argsort()]
+
+
+def _stem(aspect: str, round_: int) -> str:
+    return f"reward-{aspect}-r{round_:03d}"

@@ -13,6 +13,7 @@ FILES = [path for layer in LAYERS for path in (ROOT / layer).rglob("*.py")]
 PICKLE_ERROR = (
     Path("itercomp_rl/reward/checkpoint.py"),
     Path("itercomp_rl/gallery/instance_diffusion/checkpoint.py"),
+    Path("itercomp_rl/evaluation/loading.py"),
 )
 
 

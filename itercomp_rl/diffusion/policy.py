@@ -389,6 +389,6 @@ def refuse_not_finite(is_finite_B: Sequence[bool]) -> None:
     """Raises: DivergedError that numbers the images of a batch which are not finite; uint8 would make them black."""
     if wild := [row for row, is_finite in enumerate(is_finite_B) if not is_finite]:
         raise DivergedError(
-            f"images {wild} of a batch of {len(is_finite_B)} (from 0) are not finite (NaN or infinite): draw in bf16 "
+            f"images {wild} of a batch of {len(is_finite_B)} (from 0) are not finite (NaN): draw in bf16 "
             "or fp32 in place of fp16 (dtype), with another sampler (scheduler), or leave the model out"
         )

@@ -150,13 +150,16 @@ def test_sigterm_keeps_what_was_done_says_so_and_the_run_resumes(
 def test_a_run_listens_on_this_machine_alone_and_lets_no_second_driver_in(tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for(MOMENTS["policy"], tmp_path / "tiny", process)
-    said = finish(start(tmp_path, "--resume"), code=2)
-    assert "another process is driving the run" in said
+    driver = psutil.Process(process.pid)
+    driver.suspend()  # or it may end before the second one has looked
     addresses = set()
-    for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+    for one in [driver, *driver.children(recursive=True)]:
         with contextlib.suppress(psutil.Error):  # ended since it was listed
             found = one.net_connections("tcp")
             addresses |= {connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN}
+    said = finish(start(tmp_path, "--resume"), code=2)
+    assert "another process is driving the run" in said
+    driver.resume()
     assert addresses, "Ray's own servers were to be seen"
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     finish(process)

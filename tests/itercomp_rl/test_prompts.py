@@ -36,6 +36,7 @@ def test_held_out_prompts_reach_the_number_of_images_in_every_aspect() -> None:
         [["spatial", "attribute"], ["attribute"], ["non_spatial", "attribute"]],
         [["attribute", "spatial"], ["spatial"], ["attribute"]],
         [["attribute", "spatial", "non_spatial"]],
+        [["attribute", "spatial"], ["attribute", "non_spatial"], ["spatial"], ["non_spatial"]],
     ],
 )
 def test_held_out_prompts_of_files_do_too_however_their_aspects_lie(
