@@ -13,6 +13,7 @@ from itercomp_rl.shapes.training import appearing
 SHORT = Recipe(text_steps=2, vae_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stage"),
     [("text", train_text), ("vae", train_vae)],
