@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cluster.completion import complete_run
-from cluster.ray_job import is_inside_job, stay_on_loopback
+from cluster.ray_job import keep_to_loopback
 
 
 class RunByDefault(click.Group):
@@ -124,8 +124,7 @@ def t2i_compbench(
     config = load_config("base", list(overrides))
     require_spacy()
     chosen, part = pick(categories, CATEGORIES), parse_shard(shard)
-    if address is None and not is_inside_job():
-        stay_on_loopback()
+    keep_to_loopback(address)
     from cluster.benchmark import Job, Realism, parse_model
     from cluster.benchmark import run as measure
 

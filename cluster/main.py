@@ -14,7 +14,7 @@ from click.shell_completion import get_completion_class
 from cluster.completion import complete_config, complete_run
 from cluster.evaluate_cli import evaluate as evaluate_commands
 from cluster.plan_cli import plan as plan_command
-from cluster.ray_job import is_inside_job, stay_on_loopback
+from cluster.ray_job import keep_to_loopback
 from cluster.status_cli import status as status_command
 from cluster.store_cli import store as store_commands
 from itercomp_rl import errors
@@ -121,8 +121,7 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
     from itercomp_rl.config import load_config
 
     settings = load_config(config, list(overrides))
-    if address is None and not is_inside_job():
-        stay_on_loopback()
+    keep_to_loopback(address)
     from cluster.launch import run as launch
 
     folder = launch(settings, resume=resume, address=address, reuse=reuse)

@@ -16,10 +16,12 @@ def has_working_copy() -> bool:
     return bool(json.loads(os.environ.get(_CONFIG, "{}")).get("runtime_env", {}).get("working_dir"))
 
 
-def stay_on_loopback() -> None:
+def keep_to_loopback(address: str | None) -> None:
     """Have a Ray of this process's own listen on 127.0.0.1 only; to be called before ray is imported.
 
     Its servers listen on every address of the machine otherwise. What Ray's own name for this setting does not say: it
     makes the node's address the loopback one on every system, and all of Ray's servers then bind to that.
+    Args: address: of a cluster to join; such a one, and a job's, listen as whoever started them chose.
     """
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if address is None and not is_inside_job():
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.store.flush import flush
 from learners.engine import EngineSpec, Group
 
 COMMIT_NAME = "engine.json"
@@ -33,15 +33,6 @@ def fingerprint(module: nn.Module) -> str:
     """Tells two sets of trained parameters apart by name, order and shape."""
     shapes = [(name, list(p.shape)) for name, p in module.named_parameters() if p.requires_grad]
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Returns when a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_mark(path: Path) -> dict[str, Any]:
@@ -143,17 +134,17 @@ class Shard:
             part = folder / (self._part_name() + ".partial")
             state = {name: tensor.contiguous() for name, tensor in self._state().items()}
             save_file(state, part, metadata={"updates": str(self.updates)})
-            _flush(part)
+            flush(part)
             part.replace(folder / self._part_name())
-            _flush(folder)
+            flush(folder)
         self._wait_for_all()
         if rank == 0:
             mark = folder / (COMMIT_NAME + ".partial")
             mark.write_text(json.dumps(self._facts() | {"updates": self.updates}, indent=1) + "\n")
-            _flush(mark)
+            flush(mark)
             mark.replace(folder / COMMIT_NAME)
-            _flush(folder)
-            _flush(folder.parent)
+            flush(folder)
+            flush(folder.parent)
         self._wait_for_all()
 
     def load(self, folder: Path) -> None:

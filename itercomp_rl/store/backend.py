@@ -19,6 +19,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from itercomp_rl.errors import InvalidNameError, StoreError
 from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
+from itercomp_rl.store.flush import flush
 from itercomp_rl.store.layout import attempt_name
 from itercomp_rl.store.traffic import TRAFFIC
 
@@ -138,7 +139,7 @@ class Backend:
 
     def _create_durably(self, root: Path, key: str, data: bytes, staged: str) -> None:
         obstore.put(self.objects, staged, data)
-        _flush(root / staged)
+        flush(root / staged)
         try:
             obstore.rename(self.objects, staged, key, overwrite=False)  # a hard link: it fails where the key exists
         except BaseError:
@@ -152,13 +153,13 @@ class Backend:
             return
         with explaining(self.url, f"flush {folder}"):
             for directory, _, _ in os.walk(self.root / folder):
-                _flush(Path(directory))
+                flush(Path(directory))
             self._flush_directories_above(self.root, self.root / folder)
 
     @staticmethod
     def _flush_directories_above(root: Path, path: Path) -> None:
         for directory in path.parents:
-            _flush(directory)
+            flush(directory)
             if directory == root:
                 return
 
@@ -254,11 +255,3 @@ def _read_all(file: FileIO, buffer: memoryview) -> None:
         if not read:
             raise OSError(errno.EIO, "the file shrank while it was read")
         done += read
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
