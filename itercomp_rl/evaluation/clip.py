@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from itercomp_rl.errors import CheckpointError
-from itercomp_rl.evaluation.loading import from_checkpoint, read_tensors
+from itercomp_rl.evaluation.loading import from_checkpoint
 from itercomp_rl.evaluation.vqa import pixels_of
+from itercomp_rl.tensor_files import read_tensors
 
 
 class Clip:
@@ -83,7 +84,7 @@ def load_aesthetic_head(source: str, width: int) -> nn.Sequential:
     Args: source is a .pth, .pt or .safetensors file, or "owner/name:file" on the hub.
     Raises: CheckpointError for a missing or damaged file, other keys, or a head of another width.
     """
-    state = read_tensors(f"aesthetic head {source!r}", _local(source))
+    state = read_tensors(_local(source), f"aesthetic head {source!r}")
     names = [f"layers.{i}" for i in (0, 2, 4, 6, 7)]
     wanted = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
     if set(state) != wanted:

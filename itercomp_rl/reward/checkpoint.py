@@ -7,21 +7,20 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from pickle import UnpicklingError  # only the error's class: torch raises it for a file that holds code
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
-from itercomp_rl.reward.source import HUB_FILE, PICKLED
+from itercomp_rl.reward.source import HUB_FILE
+from itercomp_rl.tensor_files import read_tensors
 
 AnyReward = RewardModel | ConvReward
 AnyConfig = RewardConfig | ConvConfig
@@ -166,7 +165,7 @@ def load_official(
     """
     path = _local_file(source)
     config = config or RewardConfig()
-    state = _read_tensors(path)
+    state = read_tensors(path)
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     ours_of = official_names(config)
@@ -229,10 +228,10 @@ def _save_rest(model: AnyReward, folder: Path) -> None:
 def _read_parts(folder: Path) -> dict[str, Tensor]:
     """All weights of a saved folder, or of an exported one."""
     if not (folder / HEAD).is_file():
-        return _read_tensors(folder / "model.safetensors")
-    state = _read_tensors(folder / HEAD)
+        return read_tensors(folder / "model.safetensors")
+    state = read_tensors(folder / HEAD)
     for part in sorted(file.parent for file in folder.glob("*/config.json")):
-        state |= {f"{part.name}.{name}": t for name, t in _read_tensors(part / "model.safetensors").items()}
+        state |= {f"{part.name}.{name}": t for name, t in read_tensors(part / "model.safetensors").items()}
     return state
 
 
@@ -316,25 +315,3 @@ def _local_file(source: str | Path) -> Path:
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             raise CheckpointError(f"{source} could not be fetched from the hub: {error}") from error
     raise CheckpointError(f"{source} does not exist: give a local file, or owner/name:file on the Hugging Face hub")
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused, as it is damaged or holds code and not tensors alone: {error}"
-        ) from error
-    except (SafetensorError, EOFError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be read, it may be cut short: {error}") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise CheckpointError(f"{path} is not a flat dict of tensors: save model.state_dict() alone")
-    return state
-
-
-def _read_torch(path: Path) -> object:
-    if path.suffix not in PICKLED:
-        raise CheckpointError(f"{path} ends in {path.suffix!r}: must be {', '.join(PICKLED)} or .safetensors")
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.models import checkpoint_path
-from itercomp_rl.safetensors_files import check_whole
+from itercomp_rl.tensor_files import PICKLED, check_whole
 
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
-PICKLED = (".pt", ".pth", ".bin")  # state dicts by torch.save, read without running code
 
 
 def check_reward_source(key: str, source: str) -> None:

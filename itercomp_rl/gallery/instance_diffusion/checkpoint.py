@@ -9,23 +9,20 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError  # only the error's class: torch raises it for a file that holds code
 from typing import Any
 
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import ConvNextConfig
 
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
+from itercomp_rl.tensor_files import read_tensors
 
 PORT_FILE = "unet/diffusion_pytorch_model.safetensors"
 _HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
@@ -59,7 +56,8 @@ def load_layers(source: str | Path, unet: Any) -> InstanceLayers:
     Raises: CheckpointError for a file that is missing, holds code, or has other keys or shapes, which are listed.
     """
     path = _local_file(source)
-    given = _read_tensors(path)
+    # Of a released file, the averaged weights where it has both.
+    given = read_tensors(path, entries=("ema", "model"), classes=_CONFIG_CLASSES)
     is_original = any(name.startswith("input_blocks.") for name in given)
     own = [name for name in unet.state_dict() if ".fuser." not in name and not name.startswith("position_net.")]
     their_own = {original_name(name, unet): name for name in own} if is_original else dict(zip(own, own, strict=True))
@@ -202,23 +200,3 @@ def _local_file(source: str | Path) -> Path:
         f"{source} does not exist: give the released file, a folder with {PORT_FILE}, or owner/name:file on the "
         "Hugging Face hub"
     )
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The UNet's tensors by name; of a released file, the averaged ones where it has both."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_CONFIG_CLASSES):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused, as it is damaged or holds code and not tensors alone; where you trust it, save its "
-            f"'ema' or 'model' entry as a .safetensors file: {error}"
-        ) from error
-    except (SafetensorError, EOFError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be read, it may be cut short: {error}") from error
-    state = stored.get("ema", stored.get("model", stored)) if isinstance(stored, dict) else stored
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} has neither tensors nor an entry 'ema' or 'model' of tensors")
-    return state

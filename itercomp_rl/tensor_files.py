@@ -1,0 +1,76 @@
+"""Files of tensors: whether one is whole, told without reading weights; what one holds, read without running code.
+
+Torch is imported only to read, as settings are checked without it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError  # only the error's class: torch raises it for a file that holds code
+from typing import TYPE_CHECKING, Any
+
+from itercomp_rl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICKLED = (".pt", ".pth", ".bin")  # state dicts by torch.save
+_LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
+
+
+def check_whole(path: Path) -> None:
+    """Raises: CheckpointError if the file is no safetensors file, or ends before or after its last tensor does."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+            raise CheckpointError(f"{path} is damaged or no safetensors file: fetch or save it anew")
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} has a damaged header: fetch or save it anew") from error
+    if (expected := 8 + length + max(ends, default=0)) != size:
+        raise CheckpointError(f"{path} has {size} bytes and its header says {expected}: fetch or save it anew")
+
+
+def read_tensors(
+    path: Path, what: str = "", *, entries: Sequence[str] = (), classes: Sequence[Any] = ()
+) -> "dict[str, Tensor]":
+    """Tensors by name, on the CPU, of a .safetensors file or of a state dict by torch.save.
+
+    Args: what: it is, for messages; entries: under which a whole training checkpoint may keep its state dict, the
+    preferred first; classes: other than tensors that its file may name (torch.serialization.safe_globals).
+    Raises: CheckpointError, which names the file, if it is not there, damaged, or holds code or anything but tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    named = f"{what} ({path})" if what else str(path)
+    if not path.is_file():
+        raise CheckpointError(f"{named} does not exist")
+    if path.suffix not in (".safetensors", *PICKLED):
+        raise CheckpointError(f"{named} ends in {path.suffix!r}: must be {', '.join(PICKLED)} or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(list(classes)):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{named} is refused, as it is damaged or holds code and not tensors alone; where you trust it, save its "
+            f"{_either(entries) or 'state dict'} as a .safetensors file: {error}"
+        ) from error
+    except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{named} cannot be read, it may be cut short: fetch or save it anew: {error}") from error
+    if isinstance(found, dict):
+        found = next((found[entry] for entry in entries if entry in found), found)
+    if not isinstance(found, dict) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        own = f", nor has it {_either(entries)} that is one" if entries else ""
+        raise CheckpointError(f"{named} is not a flat dict of tensors{own}: save model.state_dict() alone")
+    return found
+
+
+def _either(entries: Sequence[str]) -> str:
+    return f"{' or '.join(repr(entry) for entry in entries)} entry" if entries else ""
