@@ -2,12 +2,12 @@
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from itercomp_rl.appearing import appearing
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.diffusion.export import export_policy
 from itercomp_rl.diffusion.family import load_policy
@@ -57,14 +57,12 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
             has_adapter=has_adapter,
         )
     )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    export_policy(policy, partial)
-    for aspect, report in attrs["rewards"].items():
-        model = load_reward_version(store, config.reward.trunk, reward_role(aspect), report["version"])
-        export_reward(model, partial / "reward_models" / aspect)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    partial.rename(folder)
+    with appearing(folder) as partial:
+        export_policy(policy, partial)
+        for aspect, report in attrs["rewards"].items():
+            model = load_reward_version(store, config.reward.trunk, reward_role(aspect), report["version"])
+            export_reward(model, partial / "reward_models" / aspect)
+        (partial / "README.md").write_text(card, encoding="utf-8")
     log.info("exported round %d to %s", version + 1, folder)
     return folder
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from itercomp_rl.appearing import appearing
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.store.store import Store
 
@@ -41,14 +42,10 @@ def export_images(store: Store, kind: str, folder: Path, form: str) -> int:
     ids = store.ids(kind)
     if not ids:
         raise ConfigError(f"store {store.url} holds no {kind}: nothing was drawn yet, or kind is wrong")
-    unfinished = folder.with_name(f"{folder.name}.unfinished")
-    if unfinished.exists():
-        raise ConfigError(f"{unfinished} is what an export left that was stopped: delete it, or name another folder")
-    unfinished.mkdir(parents=True)
     write = _write_pngs if form == "png" else _write_tar
-    count = sum(write(unfinished, id_, _samples(store, kind, id_)) for id_ in ids)
-    unfinished.rename(folder)
-    return count
+    with appearing(folder) as partial:
+        partial.mkdir()
+        return sum(write(partial, id_, _samples(store, kind, id_)) for id_ in ids)
 
 
 def _samples(store: Store, kind: str, id_: str) -> Iterator[Sample]:

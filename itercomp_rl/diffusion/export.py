@@ -1,13 +1,12 @@
 """A policy as files that plain diffusers loads: a whole pipeline, and the adapter alone where one was learnt."""
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from peft import get_peft_model_state_dict
 
+from itercomp_rl.appearing import appearing
 from itercomp_rl.diffusion.denoise import Diffusion
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.policy import Policy
@@ -25,9 +24,8 @@ def export_policy(policy: Policy, folder: Path) -> None:
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists: an export is written once, choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with appearing(folder) as partial:
+        partial.mkdir()
         if has_lora(policy.trainable):
             _save_adapter(policy, partial)
             _merge_adapter(policy)
@@ -37,10 +35,6 @@ def export_policy(policy: Policy, folder: Path) -> None:
             clips = config.get("clip_sample", False)
             policy.pipeline.scheduler = DDIMScheduler.from_config(config, clip_sample=clips)
         policy.pipeline.save_pretrained(partial, safe_serialization=True)
-        partial.chmod(0o755)  # mkdtemp lets only the owner in
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _save_adapter(policy: Policy, folder: Path) -> None:

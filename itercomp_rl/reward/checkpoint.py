@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
+from itercomp_rl.appearing import appearing
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
@@ -83,16 +82,11 @@ def save_reward(model: AnyReward, folder: Path) -> None:
     folder = Path(folder)
     if folder.exists():
         raise CheckpointError(f"{folder} exists: reward models are written once, choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with appearing(folder) as partial:
+        partial.mkdir()
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
         _save_rest(model, partial)
-        partial.chmod(0o755)  # mkdtemp lets only the owner in
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def export_reward(model: AnyReward, folder: Path) -> None:
@@ -106,19 +100,14 @@ def export_reward(model: AnyReward, folder: Path) -> None:
     folder = Path(folder)
     if folder.exists():
         raise CheckpointError(f"{folder} exists: an export is written once, choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with appearing(folder) as partial:
+        partial.mkdir()
         for name, part in model.pretrained_parts.items():
             part.save_pretrained(partial / name)
         apart = tuple(f"{name}." for name in model.pretrained_parts)
         head = {name: t for name, t in model.state_dict().items() if not name.startswith(apart)}
         save_file({name: t.detach().cpu().contiguous() for name, t in head.items()}, partial / HEAD)
         _save_rest(model, partial)
-        partial.chmod(0o755)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_reward(folder: Path) -> AnyReward:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+from itercomp_rl.appearing import appearing
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.shapes.conv_trunk import train_conv_trunk
 from itercomp_rl.shapes.models import (
@@ -40,7 +41,7 @@ from itercomp_rl.shapes.scenes import (
     one_aspect_wrong,
     split_of,
 )
-from itercomp_rl.shapes.training import appearing, train
+from itercomp_rl.shapes.training import train
 from itercomp_rl.shapes.trunk import Source, train_trunk
 
 log = logging.getLogger(__name__)

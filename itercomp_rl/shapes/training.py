@@ -1,10 +1,8 @@
 """One training loop for every tiny model: seeded, logged, with averaged weights, resumable after a kill."""
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,17 +11,6 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 60.0
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Where to write a file or folder that is to be `path`: there it appears complete or, after a kill, not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    if partial.is_dir():  # of a run that was killed
-        shutil.rmtree(partial)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    yield partial
-    partial.replace(path)
 
 
 def train(

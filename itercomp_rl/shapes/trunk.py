@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+from itercomp_rl.appearing import appearing
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.shapes.models import MAX_TOKENS, make_scheduler
 from itercomp_rl.shapes.render import SIZE, cover_of, place, render
@@ -29,7 +30,7 @@ from itercomp_rl.shapes.scenes import (
     one_aspect_wrong,
     split_of,
 )
-from itercomp_rl.shapes.training import appearing, train
+from itercomp_rl.shapes.training import train
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from itercomp_rl.shapes.pretrain import Pretraining, Recipe, train_text, train_vae
-from itercomp_rl.shapes.training import appearing
 
 SHORT = Recipe(text_steps=2, vae_steps=2)
 
@@ -33,14 +31,4 @@ def test_a_stage_that_could_not_save_is_made_anew(
     stage(task)
     assert (task.work / name).exists()
     stage(task)  # as it was saved
-    assert not list(task.work.glob("*.partial"))
-
-
-def test_what_a_killed_run_left_is_no_part_of_the_next(tmp_path: Path) -> None:
-    (tmp_path / "base.partial").mkdir()
-    (tmp_path / "base.partial" / "old.json").write_text("{}")
-    with appearing(tmp_path / "base") as partial:
-        partial.mkdir()
-        torch.save({}, partial / "new.pt")
-    assert [path.name for path in (tmp_path / "base").iterdir()] == ["new.pt"]
-    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+    assert not list(task.work.glob(".*"))

@@ -1,0 +1,20 @@
+"""Files and folders that are whole from the moment they are there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Where to make a file or folder that is to be `path`: it appears whole or, after an error or a kill, not at all.
+
+    What is given does not exist yet. A kill leaves a hidden folder beside `path`.
+    Raises: OSError if `path` is a folder that holds something: nothing is written over it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        yield partial
+        partial.replace(path)
