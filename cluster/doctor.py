@@ -16,6 +16,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from itercomp_rl.errors import IterCompError
+from itercomp_rl.machine import ram_bytes
 
 State = Literal["ok", "look", "missing"]  # fine | works, with something to know | a run cannot do without it
 GIB = 2**30
@@ -86,10 +87,11 @@ def _optional() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    memory = psutil.virtual_memory()
+    total = ram_bytes()
+    available = min(total, psutil.virtual_memory().available)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = f"{cores} cores, {memory.total / GIB:.1f} GiB memory, {memory.available / GIB:.1f} GiB available"
-    small = memory.available < 4 * GIB
+    found = f"{cores} cores, {total / GIB:.1f} GiB memory, {available / GIB:.1f} GiB available"
+    small = available < 4 * GIB
     way_out = "the quickstart peaks at about 4 GiB: close something" if small else ""
     yield Finding(part="cpu", state="look" if small else "ok", found=found, way_out=way_out)
     if torch.cuda.is_available():

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import psutil
 import torch
 
 from itercomp_rl.architectures import KNOWN, Sizes, drawing_params, kept_bytes, num_params, sizes
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.machine import ram_bytes
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward_config, make_reward
 from itercomp_rl.reward.preference import freeze
 from itercomp_rl.schema import POLICY, Config, EngineConfig
 
 GIB = 2**30
-CGROUP = Path("/sys/fs/cgroup")  # of a container: where its own limits stand
 # What a process takes before it holds any model: Python, torch and Ray; and CUDA's context beside that.
 PROCESS_BYTES = {"cpu": int(0.45 * GIB), "gpu": int(0.6 * GIB)}
 
@@ -101,15 +99,6 @@ def memory_table(config: Config, places: Sequence[Place]) -> tuple[list[str], li
     elif gpu_gib is None:
         lines.append("        the size of the GPUs is not known here: set actors.gpu_gib to have it checked")
     return lines, too_much
-
-
-def ram_bytes() -> int:
-    """RAM that this machine's processes may have: its own, or a container's limit (cgroup v2 or v1) if that is less."""
-    limits = [psutil.virtual_memory().total]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):  # no such file outside of containers; "max" where there is no limit
-            limits.append(int((CGROUP / name).read_text(encoding="utf-8")))
-    return min(limits)
 
 
 def _gpu_gib_here() -> float | None:

@@ -21,6 +21,14 @@ def test_every_finding_that_is_not_ok_says_what_to_do_and_nothing_is_left_behind
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_container_that_may_have_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text(f"{2**31}\n")
+    monkeypatch.setattr("itercomp_rl.machine.CGROUP", tmp_path)
+    cpu = next(finding for finding in doctor._devices() if finding.part == "cpu")
+    assert cpu.state == "look"
+    assert "2.0 GiB memory, 2.0 GiB available" in cpu.found
+
+
 def test_a_store_that_cannot_be_used_is_missing_and_ends_in_exit_code_1(tmp_path: Path) -> None:
     file = tmp_path / "a file"
     file.write_text("no folder")

@@ -14,7 +14,8 @@ from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.memory import GIB, Need, Place, check_memory, need, ram_bytes, reward_sizes
+from itercomp_rl.machine import ram_bytes
+from itercomp_rl.memory import GIB, Need, Place, check_memory, need, reward_sizes
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.schema import Config
@@ -125,7 +126,7 @@ def test_more_than_this_machine_has_is_refused() -> None:
 
 
 def test_a_container_s_limit_counts_where_it_is_less(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("itercomp_rl.memory.CGROUP", tmp_path)
+    monkeypatch.setattr("itercomp_rl.machine.CGROUP", tmp_path)
     machine, config = ram_bytes(), load_config("quickstart")
     assert machine == psutil.virtual_memory().total
     (tmp_path / "memory").mkdir()
