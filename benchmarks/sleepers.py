@@ -36,7 +36,7 @@ class SleepingWorker(Worker):
         """Take part in the run that is named as the current one."""
         tree = json.loads((Path(self._config.run.dir) / CURRENT).read_text())
         config = replace(self._config, run=replace(self._config.run, name=tree["name"]))
-        store = open_store(config.store_url, create=True, durable=config.store.durable)
+        store = open_store(tree["store"], create=True, durable=config.store.durable)
         place = Sleeper(store, StageTimes(**tree["times"]), config.run_folder)
         self._roles = {role.name: SLEEPERS[role.kind](place, role.name) for role in self._spec.roles}
 
@@ -79,18 +79,24 @@ class Judge:
 
 
 class RewardLearner:
+    """Keeps a checkpoint of the number of updates alone, after each."""
+
     def __init__(self, place: Sleeper, name: str) -> None:
         self._place, self._aspect = place, name.split("-", 1)[1]
 
     def open(self, order: RewardOrder) -> int:
         self._order = order
-        return 0
+        self._done = len(list(self._place.folder.glob(f"{self._aspect}-*")))
+        return self._done
 
     def add(self, rankings: tuple[str, ...]) -> None:
         """Pairs are read in no time."""
 
     def advance(self, num_updates: int) -> Mapping[str, float]:
-        time.sleep(num_updates * self._place.times.reward_update_s)
+        for _ in range(num_updates):
+            time.sleep(self._place.times.reward_update_s)
+            (self._place.folder / f"{self._aspect}-{self._done}").touch()
+            self._done += 1
         return {}
 
     def publish(self) -> RewardReport:

@@ -26,7 +26,6 @@ SMALL = {
     "store": ("--repeats", "1", "--weights-mib", "4", "--largest", "1000"),
     "refl": ("--updates", "1", "--side", "8"),
     "gallery": ("--images", "8", "--repeats", "1", "--steps", "2"),
-    "loop": ("--most", "4"),
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -50,6 +49,12 @@ def measured(name: str, file: Path, *options: str) -> dict[str, float]:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
     measured(name, tmp_path / "measures.json", *SMALL[name])
+
+
+def test_with_autoscale_idle_processes_draw_and_roll(tmp_path: Path) -> None:
+    found = measured("loop", tmp_path / "measures.json", "--most", "4", "--speed", "5")
+    for what in ("images", "updates"):
+        assert found[f"autoscale, 4 samplers and 4 rollers: {what} faster (ideal: 2)"] > 1.3
 
 
 def test_the_rule_planner_is_counted(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""What each kind of fault costs a run whose stage times are known; part of loop.py.
+
+Every fault is a real one: signal 9 for a process, a raylet or the driver, and an S3 server that stops to answer.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from measures import measure
+from sleeping_runs import Bench, Fault, Nodes, kill_node_of, settings, started
+
+from itercomp_rl.schema import Config
+from itercomp_rl.stage_times import StageTimes
+
+TIMES = StageTimes(
+    draw_image_s={"default": 0.1},
+    rank_image_s=0.04,
+    grade_image_s=0.005,
+    reward_update_s=0.05,
+    roll_s=0.4,
+    learn_update_s=0.5,
+)
+KILLED = {  # where in a run each process dies: in the middle of its own work
+    "sampler-0": ("gallery", 8),
+    "judge-0": ("gallery", 8),
+    "reward_learner-0": ("rewards", 7),
+    "roller-0": ("policy", 5),
+    "policy_learner-0": ("policy", 5),
+}
+
+
+def config_of(folder: Path, name: str, *more: str) -> Config:
+    """A run of half a minute in which every role works; two samplers and two rollers."""
+    return settings(
+        folder,
+        name,
+        "actors.rollers.count=2",
+        "actors.samplers.count=2",
+        "policy.batch=16",
+        "policy.updates=20",
+        "policy.max_policy_lag=1",
+        "prompts.gallery=60",
+        "gallery.segment=10",
+        "reward.updates=40",
+        *more,
+    )
+
+
+def recovery(bench: Bench, nodes: Nodes, folder: Path, times: StageTimes) -> Iterator[dict[str, Any]]:
+    """Seconds by which the phase lasts longer in which a process, or a node, is killed."""
+    whole = bench.run(config_of(folder, "undisturbed"), times).phases
+    for label, (phase, step) in KILLED.items():
+        strike = partial(os.kill, bench.pid(label), signal.SIGKILL)
+        watch = bench.run(config_of(folder, f"without-{label}"), times, Fault(phase=phase, step=step, strike=strike))
+        yield _longer(f"a {label.rpartition('-')[0]} killed", watch.phases[phase] - whole[phase])
+    strike = partial(kill_node_of, bench.pid("policy_learner-0"))
+    watch = bench.run(config_of(folder, "without-node"), times, Fault(phase="policy", step=5, strike=strike))
+    yield _longer("a raylet killed with all processes of its node", watch.phases["policy"] - whole["policy"])
+    nodes.add()
+
+
+def recovery_of_the_driver(nodes: Nodes, folder: Path, times: StageTimes) -> Iterator[dict[str, Any]]:
+    """Seconds that a run takes longer whose driver is killed and started again with --resume at once."""
+    whole_s = _driven_s(config_of(folder, "driven"), nodes.address, times, None)
+    config = config_of(folder, "driven-twice")
+    broken_s = _driven_s(config, nodes.address, times, Fault(phase="policy", step=5, strike=_kill_myself))
+    resumed_s = _driven_s(config, nodes.address, times, None)
+    yield _longer("the driver killed and resumed, processes started anew", broken_s + resumed_s - whole_s)
+
+
+def _kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _driven_s(config: Config, address: str, times: StageTimes, fault: Fault | None) -> float:
+    """Seconds from the start of a driver of its own to its end, which must be the expected one."""
+    began = time.monotonic()
+    driver = multiprocessing.get_context("spawn").Process(target=_drive, args=(config, address, times, fault))
+    driver.start()
+    driver.join()
+    expected = -signal.SIGKILL if fault else 0
+    assert driver.exitcode == expected, driver.exitcode
+    return time.monotonic() - began
+
+
+def _drive(config: Config, address: str, times: StageTimes, fault: Fault | None) -> None:
+    with started(config, address) as bench:
+        bench.run(config, times, fault)
+
+
+class Server:
+    """moto's S3 on loopback as a process of its own, with one bucket called "bucket"."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        endpoint = f"http://127.0.0.1:{port}"
+        keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "not-a-secret", "REGION": "us-east-1"}
+        self.environment = {
+            f"AWS_{name}": value for name, value in {**keys, "ENDPOINT_URL": endpoint, "ALLOW_HTTP": "true"}.items()
+        }
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(600):
+            try:
+                with urlopen(Request(f"{endpoint}/bucket", method="PUT")):
+                    return
+            except URLError:
+                time.sleep(0.1)
+        self.close()
+        raise RuntimeError("moto's server did not come up within a minute")
+
+    def go_away(self, seconds: float) -> None:
+        """Answer nothing for so long."""
+        self._process.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, self._process.send_signal, [signal.SIGCONT]).start()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def s3_server() -> Iterator[Server]:
+    """An S3 that this process, and every one that it starts, finds in its environment."""
+    server, before = Server(), dict(os.environ)
+    os.environ.update(server.environment)
+    try:
+        yield server
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        server.close()
+
+
+def recovery_of_the_store(
+    bench: Bench, server: Server, folder: Path, times: StageTimes, away_s: float
+) -> Iterator[dict[str, Any]]:
+    """Seconds that the phase in which S3 stops to answer lasts longer, the time without it included."""
+    whole = bench.run(config_of(folder, "s3", "store.url=s3://bucket/undisturbed"), times).phases
+    config = config_of(folder, "s3-away", "store.url=s3://bucket/away")
+    strike = partial(server.go_away, away_s)
+    watch = bench.run(config, times, Fault(phase="policy", step=5, strike=strike))
+    yield _longer(f"S3 away for {away_s:g} s", watch.phases["policy"] - whole["policy"])
+
+
+def _longer(what: str, seconds: float) -> dict[str, Any]:
+    return measure(f"{what}: the run lasts longer by", seconds, "s")
