@@ -37,7 +37,7 @@ AIM: dict[str, Any] = {"aim": 0.95, "better": "higher"}
 
 
 def ratio(folder: Path, name: str, num: int, updates: int = 8) -> Config:
-    """A rollout an update for every roller, eight at least; segments of 4 prompts for three models, six a sampler."""
+    """A rollout an update for each roller and 24 images for each sampler, of eight at least; segments of 4 prompts."""
     rollouts = max(8, num)
     return settings(
         folder,
@@ -54,18 +54,21 @@ def ratio(folder: Path, name: str, num: int, updates: int = 8) -> Config:
 
 def ratios(bench: Bench, folder: Path, times: StageTimes, most: int) -> Iterator[dict[str, Any]]:
     """1..`most` rollers and samplers against the slowest stage, and the simulator beyond."""
-    errors = []
-    for num in (*COUNTS, *SIMULATED):
-        if num > most:
-            config = ratio(folder, f"simulated-{num}", num, updates=60)
-            said = predicted(config, times)
-            update_s, gallery_s = said.phase_s("policy") / config.policy.updates, said.phase_s("gallery")
-            yield from shares(f"{num} simulated", config, times, update_s, gallery_s)
-            continue
+    errors, call_s = [], 0.0
+    for num in [num for num in COUNTS if num <= most]:
         config = ratio(folder, f"ratio-{num}", num)
         said, watch = predicted(config, times), bench.run(config, times)
-        yield from shares(str(num), config, times, pace(watch.steps["policy"]), watch.phases["gallery"])
-        errors += [abs(said.phase_s(phase) / watch.phases[phase] - 1) for phase in ("gallery", "policy")]
+        update_s = pace(watch.steps["policy"])
+        yield from shares(str(num), config, times, update_s, watch.phase_s("gallery"))
+        errors += [abs(said.phase_s(phase) / watch.phase_s(phase) - 1) for phase in ("gallery", "policy")]
+        rollouts = config.policy.batch // config.policy.rollout_batch
+        call_s = max(0.0, update_s - max(times.learn_update_s, rollouts * times.roll_s / num)) / rollouts
+    yield measure(f"{most} rollers and samplers: what a rollout costs besides its stages", call_s, "s")
+    slower = replace(times, call_s=call_s)
+    for num in [num for num in (*COUNTS, *SIMULATED) if num > most]:
+        short, long = (predicted(ratio(folder, f"simulated-{num}", num, updates), slower) for updates in (30, 60))
+        update_s = (long.phase_s("policy") - short.phase_s("policy")) / 30
+        yield from shares(f"{num} simulated", ratio(folder, "", num), times, update_s, long.phase_s("gallery"))
     yield measure("simulator: mean error of a phase's time", statistics.mean(errors), "share", aim=0.1)
     yield measure("simulator: largest error of a phase's time", max(errors), "share")
 
@@ -111,12 +114,12 @@ def autoscale(address: str, folder: Path, times: StageTimes) -> Iterator[dict[st
     times = replace(times, learn_update_s=times.roll_s / 2)
     fixed = ratio(folder, "fixed", 4)
     moving = ratio(folder, "moving", 4)
-    moving = replace(moving, actors=replace(moving.actors, autoscale=True))
+    moving = replace(moving, actors=replace(moving.actors, autoscale=True, min_samplers=0, min_rollers=0))
     found = {}
     for config in (fixed, moving):
         with started(config, address) as bench:
             watch = bench.run(config, times)
-            found[config.run.name] = watch.phases["gallery"], pace(watch.steps["policy"])
+            found[config.run.name] = watch.phase_s("gallery"), pace(watch.steps["policy"])
     for place, what in enumerate(("images", "updates")):
         gain = found["fixed"][place] / found["moving"][place]
         yield measure(f"autoscale, 4 samplers and 4 rollers: {what} faster (ideal: 2)", gain, "ratio", better="higher")
@@ -127,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="Where to write the measures.")
     parser.add_argument("--most", type=int, choices=COUNTS[2:], default=COUNTS[-1], help="More are simulated.")
-    parser.add_argument("--speed", type=float, default=1.0, help="Every stage takes this part of its time.")
+    parser.add_argument("--speed", type=float, default=1.0, help="How many times as fast every stage is.")
     arguments = parser.parse_args()
     times, fault_times = (faster(known, arguments.speed) for known in (TIMES, FAULT_TIMES))
     with tempfile.TemporaryDirectory() as name, s3_server() as server:

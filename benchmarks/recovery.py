@@ -33,7 +33,8 @@ TIMES = StageTimes(
     roll_s=0.4,
     learn_update_s=0.5,
 )
-KILLED = {  # where in a run each process dies: in the middle of its own work
+STRIKE_S = 0.2
+KILLED = {  # where in a run each process dies: STRIKE_S after this step, in the middle of its own work
     "sampler-0": ("gallery", 8),
     "judge-0": ("gallery", 8),
     "reward_learner-0": ("rewards", 7),
@@ -61,32 +62,37 @@ def config_of(folder: Path, name: str, *more: str) -> Config:
 
 def recovery(bench: Bench, nodes: Nodes, folder: Path, times: StageTimes) -> Iterator[dict[str, Any]]:
     """Seconds by which the phase lasts longer in which a process, or a node, is killed."""
-    whole = bench.run(config_of(folder, "undisturbed"), times).phases
+    whole = bench.run(config_of(folder, "undisturbed"), times)
     for label, (phase, step) in KILLED.items():
         strike = partial(os.kill, bench.pid(label), signal.SIGKILL)
-        watch = bench.run(config_of(folder, f"without-{label}"), times, Fault(phase=phase, step=step, strike=strike))
-        yield _longer(f"a {label.rpartition('-')[0]} killed", watch.phases[phase] - whole[phase])
+        watch = bench.run(
+            config_of(folder, f"without-{label}"), times, Fault(phase=phase, step=step, strike=strike, delay_s=STRIKE_S)
+        )
+        yield _longer(f"a {label.rpartition('-')[0]} killed", watch.phase_s(phase) - whole.phase_s(phase))
     strike = partial(kill_node_of, bench.pid("policy_learner-0"))
-    watch = bench.run(config_of(folder, "without-node"), times, Fault(phase="policy", step=5, strike=strike))
-    yield _longer("a raylet killed with all processes of its node", watch.phases["policy"] - whole["policy"])
+    watch = bench.run(
+        config_of(folder, "without-node"), times, Fault(phase="policy", step=5, strike=strike, delay_s=STRIKE_S)
+    )
+    yield _longer("a raylet killed with all processes of its node", watch.phase_s("policy") - whole.phase_s("policy"))
     nodes.add()
 
 
 def recovery_of_the_driver(nodes: Nodes, folder: Path, times: StageTimes) -> Iterator[dict[str, Any]]:
     """Seconds that a run takes longer whose driver is killed and started again with --resume at once."""
-    whole_s = _driven_s(config_of(folder, "driven"), nodes.address, times, None)
+    whole_s = drive_alone(config_of(folder, "driven"), nodes.address, times, None)
     config = config_of(folder, "driven-twice")
-    broken_s = _driven_s(config, nodes.address, times, Fault(phase="policy", step=5, strike=_kill_myself))
-    resumed_s = _driven_s(config, nodes.address, times, None)
+    broken_s = drive_alone(config, nodes.address, times, Fault(phase="policy", step=5, strike=kill_myself))
+    resumed_s = drive_alone(config, nodes.address, times, None)
     yield _longer("the driver killed and resumed, processes started anew", broken_s + resumed_s - whole_s)
 
 
-def _kill_myself() -> None:
+def kill_myself() -> None:
+    """The end of this process, by signal 9."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _driven_s(config: Config, address: str, times: StageTimes, fault: Fault | None) -> float:
-    """Seconds from the start of a driver of its own to its end, which must be the expected one."""
+def drive_alone(config: Config, address: str, times: StageTimes, fault: Fault | None) -> float:
+    """A run in a driver process of its own, to its end, which must be the expected one; seconds that it took."""
     began = time.monotonic()
     driver = multiprocessing.get_context("spawn").Process(target=_drive, args=(config, address, times, fault))
     driver.start()
@@ -152,11 +158,11 @@ def recovery_of_the_store(
     bench: Bench, server: Server, folder: Path, times: StageTimes, away_s: float
 ) -> Iterator[dict[str, Any]]:
     """Seconds that the phase in which S3 stops to answer lasts longer, the time without it included."""
-    whole = bench.run(config_of(folder, "s3", "store.url=s3://bucket/undisturbed"), times).phases
+    whole = bench.run(config_of(folder, "s3", "store.url=s3://bucket/undisturbed"), times)
     config = config_of(folder, "s3-away", "store.url=s3://bucket/away")
     strike = partial(server.go_away, away_s)
-    watch = bench.run(config, times, Fault(phase="policy", step=5, strike=strike))
-    yield _longer(f"S3 away for {away_s:g} s", watch.phases["policy"] - whole["policy"])
+    watch = bench.run(config, times, Fault(phase="policy", step=5, strike=strike, delay_s=STRIKE_S))
+    yield _longer(f"S3 away for {away_s:g} s", watch.phase_s("policy") - whole.phase_s("policy"))
 
 
 def _longer(what: str, seconds: float) -> dict[str, Any]:

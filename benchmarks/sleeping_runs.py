@@ -7,8 +7,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import ray
 from ray.cluster_utils import Cluster
-from sleepers import CURRENT, SleepingWorker
+from ray.exceptions import RayActorError
+from sleepers import CURRENT, SleepingWorker, policy_id, reward_id
 
 from actors.metered import keep_status, metered
 from actors.telemetry import RunMeter
@@ -26,8 +27,9 @@ from cluster.launch import StoreLedger
 from cluster.placement import role_names, role_sizes, workers
 from cluster.processes import cluster, make_team, places, start_workers
 from itercomp_rl.config import load_config
-from itercomp_rl.items import RolloutOrder
+from itercomp_rl.items import RewardReport
 from itercomp_rl.loop import Advance, run_rounds
+from itercomp_rl.plan import Plan
 from itercomp_rl.schema import Config
 from itercomp_rl.simulation import Forecast, LightPlan, simulate
 from itercomp_rl.stage_times import StageTimes
@@ -60,28 +62,31 @@ def settings(folder: Path, name: str, *overrides: str) -> Config:
 
 
 class SleepingLedger(StoreLedger):
-    """Nothing is painted, so grades hold no scores to compare."""
+    """Knows the records that sleepers leave; nothing is painted, so grades hold no scores to compare."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        super().__init__(store, plan)
+        self._ranks = plan.config.actors.policy_learners.count
+
+    def reward_report(self, aspect: str, version: int) -> RewardReport | None:
+        id_ = reward_id(aspect, version)
+        return RewardReport(**self._store.get("rewards", id_).attrs["report"]) if self.has("rewards", id_) else None
+
+    def has_policy(self, version: int) -> bool:
+        return all(self.has("policies", policy_id(version, rank)) for rank in range(self._ranks))
 
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return 0.0, 0.0
 
 
-class PromptPlan(LightPlan):
-    """Orders of rollouts with their prompts, as real rollers get them."""
-
-    def rollout_order(self, round_: int, index: int, live: tuple[str, int]) -> RolloutOrder:
-        size = self.config.policy.rollout_batch
-        order = super().rollout_order(round_, index, live)
-        return replace(order, prompts=tuple(self.policy_prompts[:size]), seeds=(0,) * size, mid_steps=((1,) * size,))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is done to a run at a step of one of its phases."""
+    """What is done to a run so many seconds after a step of one of its phases."""
 
     phase: str
     step: int
     strike: Callable[[], None]
+    delay_s: float = 0.0
 
 
 class Watch:
@@ -89,22 +94,33 @@ class Watch:
 
     def __init__(self, fault: Fault | None) -> None:
         self._fault = fault
-        self.phases: dict[str, float] = {}
+        self.has_struck = False
         self.steps: dict[str, list[float]] = {}
+        self._began: dict[tuple[str, int], float] = {}
+        self._ended: dict[tuple[str, int], float] = {}
 
     @contextmanager
     def phase(self, name: str, total: int, round_: int) -> Iterator[Advance]:
-        began, steps = time.monotonic(), self.steps.setdefault(name, [])
+        steps = self.steps.setdefault(name, [])
+        self._began.setdefault((name, round_), time.monotonic())
 
         def advance(num: int, metrics: Mapping[str, float]) -> None:
             steps.append(time.monotonic())
             if self._fault and (self._fault.phase, self._fault.step) == (name, len(steps)):
-                self._fault.strike()
+                asyncio.get_running_loop().call_later(self._fault.delay_s, self._strike, self._fault)
 
         try:
             yield advance
-        finally:  # a phase that a death ends begins again
-            self.phases[name] = self.phases.get(name, 0.0) + time.monotonic() - began
+        finally:
+            self._ended[name, round_] = time.monotonic()
+
+    def _strike(self, fault: Fault) -> None:
+        self.has_struck = True
+        fault.strike()
+
+    def phase_s(self, phase: str) -> float:
+        """Seconds of a phase that a round has once, of all rounds; with the wait where a death begins it anew."""
+        return sum(ended - self._began[key] for key, ended in self._ended.items() if key[0] == phase)
 
 
 class Nodes:
@@ -122,25 +138,33 @@ class Nodes:
 @contextmanager
 def simulated_nodes(most: Config) -> Iterator[Nodes]:
     """Nodes for the run that needs most processes; a head that has no place for any, and one node to spare."""
-    os.environ["RAY_TMPDIR"] = folder = mkdtemp(prefix="r")  # short: sockets lie below it
-    head = {"num_cpus": 0, "include_dashboard": False}
-    raylets = Cluster(initialize_head=True, head_node_args=head)
+    before, folder = dict(os.environ), mkdtemp(prefix="r")  # short: sockets lie below it
+    here = str(Path(__file__).parent)  # where the processes find the sleepers
+    os.environ |= {"RAY_TMPDIR": folder, "PYTHONPATH": os.pathsep.join([here, before.get("PYTHONPATH", "")])}
+    raylets = None
     try:
+        raylets = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         nodes = Nodes(raylets, math.ceil(len(workers(most)) / (NODES - 1)))
         for _ in range(NODES):
             nodes.add()
         yield nodes
     finally:
-        raylets.shutdown()
+        if raylets:
+            raylets.shutdown()
+        os.environ.clear()
+        os.environ |= before
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_node_of(pid: int) -> None:
-    """As by a power cut: the raylet that started this process dies by signal 9, and all that it started with it."""
+    """As by a power cut: the raylet that started this process, and all that it started with it, die by signal 9."""
     raylet = psutil.Process(pid).parent()
     assert raylet is not None
     assert "raylet" in raylet.name(), raylet.name()
-    raylet.kill()
+    for process in [raylet, *raylet.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # it ended with the one before
+            process.kill()
+    raylet.wait()  # a dead child of this process that nobody waited for seems alive to others
 
 
 class Bench:
@@ -151,16 +175,18 @@ class Bench:
 
     def pid(self, label: str) -> int:
         """The process of a label as it is now."""
-        facts: Any = ray.get(self._handles[label].ready.remote())  # Any: what Worker.ready says
-        return int(facts["pid"])
+        return int(_answer(lambda: self._handles[label].ready.remote())["pid"])
 
     def run(self, config: Config, times: StageTimes, fault: Fault | None = None) -> Watch:
         """A whole run, or what is left of it."""
         config.run_folder.mkdir(parents=True, exist_ok=True)
         used = {spec.label: self._handles[spec.label] for spec in workers(config)}
         tree = {"name": config.run.name, "store": config.store_url, "times": asdict(times)}
-        (Path(config.run.dir) / CURRENT).write_text(json.dumps(tree))
-        ray.get([handle.begin.remote() for handle in used.values()])
+        current = Path(config.run.dir) / CURRENT
+        current.with_suffix(".new").write_text(json.dumps(tree))
+        current.with_suffix(".new").replace(current)  # a process that starts meanwhile reads it whole
+        for handle in used.values():
+            _answer(handle.begin.remote)
         store = open_store(config.store_url, create=True, durable=config.store.durable)
         watch = Watch(fault)
         asyncio.run(self._run(config, store, used, watch))
@@ -168,7 +194,7 @@ class Bench:
 
     async def _run(self, config: Config, store: Store, used: dict[str, WorkerHandle], watch: Watch) -> None:
         team, _ = make_team(config, used)
-        plan = PromptPlan(config=config)
+        plan = Plan(config=config)
         await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
         meter = RunMeter(*role_sizes(config))
         keepers = [
@@ -181,6 +207,18 @@ class Bench:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+
+
+def _answer(ask: Callable[[], Any], limit_s: float = 60.0) -> Any:
+    """What a process answers, once it is there again if it died."""
+    began = time.monotonic()
+    while True:
+        try:
+            return ray.get(ask())
+        except RayActorError:
+            if time.monotonic() - began > limit_s:
+                raise
+            time.sleep(0.2)
 
 
 @contextmanager
@@ -202,12 +240,13 @@ def predicted(config: Config, times: StageTimes) -> Forecast:
 
 
 def faster(times: StageTimes, factor: float) -> StageTimes:
-    """Every stage in this part of its time."""
+    """Every stage `factor` times as fast; the spread, a share, stays."""
 
     def part(value: float | Mapping[str, float]) -> Any:  # Any: of the value's own kind
         return {name: s / factor for name, s in value.items()} if isinstance(value, Mapping) else value / factor
 
-    return StageTimes(**{name: part(value) for name, value in asdict(times).items()})
+    parts = {name: part(value) for name, value in asdict(times).items() if name != "spread"}
+    return StageTimes(**parts, spread=times.spread)
 
 
 def pace(steps: Sequence[float]) -> float:

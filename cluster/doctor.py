@@ -12,11 +12,10 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from packaging.requirements import Requirement
 
 from itercomp_rl.errors import IterCompError
-from itercomp_rl.machine import ram_bytes
+from itercomp_rl.machine import free_ram_bytes, ram_bytes
 
 State = Literal["ok", "look", "missing"]  # fine | works, with something to know | a run cannot do without it
 GIB = 2**30
@@ -87,8 +86,7 @@ def _optional() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    total = ram_bytes()
-    available = min(total, psutil.virtual_memory().available)
+    total, available = ram_bytes(), free_ram_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = f"{cores} cores, {total / GIB:.1f} GiB memory, {available / GIB:.1f} GiB available"
     small = available < 4 * GIB

@@ -12,18 +12,23 @@ from itercomp_rl.store.retention import collect, verify
 from itercomp_rl.store.store import Store
 
 
-def outcome(config: Config, store: Store) -> dict[str, Any]:
-    """All that a run leaves: images, rankings, grades and every published weight. Checks the ledger and the store."""
+def check_ledger(config: Config, store: Store) -> None:
+    """Every piece of work of the plan is there once and the store is whole; what kills left unfinished is collected."""
     plan = Plan(config=config)
     segments = range(len(plan.segments()))
     planned = [order.id for r in range(plan.rounds) for i in segments for order in plan.draw_orders(r, i)]
     assert store.ids("images") == sorted(planned), "each model x prompt x round has one image group"
     assert store.ids("rankings") == sorted(id_ for r in range(plan.rounds) for id_ in plan.rankings(r))
-    graded = [order.id for model in plan.evaluated() for order in plan.evaluation_orders(model)]
+    graded = {order.id for model in plan.evaluated() for order in plan.evaluation_orders(model)}
     assert store.ids("evaluations") == store.ids("grades") == sorted(graded)
     assert {problem.kind for problem in verify(store)} <= {"orphan"}, "a kill in a write leaves no more than an orphan"
     collect(store, grace_s=0, now=1e12)
     assert verify(store) == []
+
+
+def outcome(config: Config, store: Store) -> dict[str, Any]:
+    """All that a run leaves: images, rankings, grades and every published weight. Checks the ledger and the store."""
+    check_ledger(config, store)
     found: dict[str, Any] = {}
     for kind in ("images", "evaluations"):
         found |= {f"{kind}/{id_}": store.get(kind, id_).arrays["images"] for id_ in store.ids(kind)}

@@ -259,7 +259,7 @@ def make_latents(task: Pretraining) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng(task.recipe.seed + 7)
         rows, latents = [], []
         for start in range(0, task.recipe.num_latents, 500):
-            scenes, x = _pictures(500, 1_000_000 + start)
+            scenes, x = _pictures(min(500, task.recipe.num_latents - start), 1_000_000 + start)
             with torch.no_grad():
                 posterior = task.vae.encode(x, return_dict=False)[0]
                 z = posterior.sample(torch.Generator().manual_seed(start))

@@ -21,12 +21,27 @@ def test_every_finding_that_is_not_ok_says_what_to_do_and_nothing_is_left_behind
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_container_that_may_have_little_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "memory.max").write_text(f"{2**31}\n")
+@pytest.mark.parametrize(
+    ("limit", "used", "stat"),
+    [
+        ("memory.max", "memory.current", "memory.stat"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+    ],
+)
+def test_a_container_that_may_have_little_memory_is_told(
+    limit: str, used: str, stat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("itercomp_rl.machine.CGROUP", tmp_path)
+    (tmp_path / "memory").mkdir()
+    for name, text in {
+        limit: f"{2**31}\n",
+        used: f"{3 * 2**29}\n",
+        stat: f"anon 17\ninactive_file {2**28}\ntotal_inactive_file {2**28}\n",
+    }.items():
+        (tmp_path / name).write_text(text)
     cpu = next(finding for finding in doctor._devices() if finding.part == "cpu")
     assert cpu.state == "look"
-    assert "2.0 GiB memory, 2.0 GiB available" in cpu.found
+    assert "2.0 GiB memory, 0.8 GiB available" in cpu.found
 
 
 def test_a_store_that_cannot_be_used_is_missing_and_ends_in_exit_code_1(tmp_path: Path) -> None:

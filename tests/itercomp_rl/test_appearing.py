@@ -35,3 +35,14 @@ def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> No
         (partial / "theirs").write_text("2")
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["mine"]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_kill_left_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with appearing(tmp_path / "folder") as partial:
+        partial.mkdir()
+        left = partial.parent
+    assert not caplog.messages
+    left.mkdir()
+    with appearing(tmp_path / "folder") as partial:
+        partial.mkdir()
+    assert [str(left) in message and "delete it" in message for message in caplog.messages] == [True]
