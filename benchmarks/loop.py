@@ -68,7 +68,7 @@ def ratios(bench: Bench, folder: Path, times: StageTimes, most: int) -> Iterator
     for num in [num for num in (*COUNTS, *SIMULATED) if num > most]:
         short, long = (predicted(ratio(folder, f"simulated-{num}", num, updates), slower) for updates in (30, 60))
         update_s = (long.phase_s("policy") - short.phase_s("policy")) / 30
-        yield from shares(f"{num} simulated", ratio(folder, "", num), times, update_s, long.phase_s("gallery"))
+        yield from shares(f"{num} simulated", ratio(folder, "simulated", num), times, update_s, long.phase_s("gallery"))
     yield measure("simulator: mean error of a phase's time", statistics.mean(errors), "share", aim=0.1)
     yield measure("simulator: largest error of a phase's time", max(errors), "share")
 
