@@ -65,7 +65,7 @@ def ratios(bench: Bench, folder: Path, times: StageTimes, most: int) -> Iterator
         call_s = max(0.0, update_s - max(times.learn_update_s, rollouts * times.roll_s / num)) / rollouts
     yield measure(f"{most} rollers and samplers: what a rollout costs besides its stages", call_s, "s")
     slower = replace(times, call_s=call_s)
-    for num in [num for num in (*COUNTS, *SIMULATED) if num > most]:
+    for num in [num for num in (*COUNTS, *SIMULATED) if num >= most]:
         short, long = (predicted(ratio(folder, f"simulated-{num}", num, updates), slower) for updates in (30, 60))
         update_s = (long.phase_s("policy") - short.phase_s("policy")) / 30
         yield from shares(f"{num} simulated", ratio(folder, "simulated", num), times, update_s, long.phase_s("gallery"))

@@ -20,7 +20,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from measures import measure
-from sleeping_runs import Bench, Fault, Nodes, kill_node_of, settings, started
+from sleeping_runs import Bench, Fault, Nodes, Watch, kill_node_of, settings, started
 
 from itercomp_rl.schema import Config
 from itercomp_rl.stage_times import StageTimes
@@ -33,8 +33,7 @@ TIMES = StageTimes(
     roll_s=0.4,
     learn_update_s=0.5,
 )
-STRIKE_S = 0.2
-KILLED = {  # where in a run each process dies: STRIKE_S after this step, in the middle of its own work
+KILLED = {  # after which step of a run each process dies, in the middle of its own work
     "sampler-0": ("gallery", 8),
     "judge-0": ("gallery", 8),
     "reward_learner-0": ("rewards", 7),
@@ -65,16 +64,26 @@ def recovery(bench: Bench, nodes: Nodes, folder: Path, times: StageTimes) -> Ite
     whole = bench.run(config_of(folder, "undisturbed"), times)
     for label, (phase, step) in KILLED.items():
         strike = partial(os.kill, bench.pid(label), signal.SIGKILL)
-        watch = bench.run(
-            config_of(folder, f"without-{label}"), times, Fault(phase=phase, step=step, strike=strike, delay_s=STRIKE_S)
-        )
-        yield _longer(f"a {label.rpartition('-')[0]} killed", watch.phase_s(phase) - whole.phase_s(phase))
+        fault = Fault(phase=phase, step=step, strike=strike, delay_s=_in_the_middle(times))
+        cost_s = _cost_s(bench, config_of(folder, f"without-{label}"), times, fault, whole)
+        yield measure(f"a {label.rpartition('-')[0]} killed: its phase lasts longer by", cost_s, "s")
     strike = partial(kill_node_of, bench.pid("policy_learner-0"))
-    watch = bench.run(
-        config_of(folder, "without-node"), times, Fault(phase="policy", step=5, strike=strike, delay_s=STRIKE_S)
-    )
-    yield _longer("a raylet killed with all processes of its node", watch.phase_s("policy") - whole.phase_s("policy"))
+    fault = Fault(phase="policy", step=5, strike=strike, delay_s=_in_the_middle(times))
+    cost_s = _cost_s(bench, config_of(folder, "without-node"), times, fault, whole)
+    yield measure("a raylet killed with all processes of its node: its phase lasts longer by", cost_s, "s")
     nodes.add()
+
+
+def _in_the_middle(times: StageTimes) -> float:
+    """Seconds after the end of an update, or of another piece of work, in which the next is under way."""
+    return times.learn_update_s * 0.4
+
+
+def _cost_s(bench: Bench, config: Config, times: StageTimes, fault: Fault, whole: Watch) -> float:
+    """Seconds by which the fault's phase lasts longer than in the undisturbed run."""
+    watch = bench.run(config, times, fault)
+    assert watch.has_struck, "the run was over before the fault came"
+    return watch.phase_s(fault.phase) - whole.phase_s(fault.phase)
 
 
 def recovery_of_the_driver(nodes: Nodes, folder: Path, times: StageTimes) -> Iterator[dict[str, Any]]:
@@ -83,7 +92,8 @@ def recovery_of_the_driver(nodes: Nodes, folder: Path, times: StageTimes) -> Ite
     config = config_of(folder, "driven-twice")
     broken_s = drive_alone(config, nodes.address, times, Fault(phase="policy", step=5, strike=kill_myself))
     resumed_s = drive_alone(config, nodes.address, times, None)
-    yield _longer("the driver killed and resumed, processes started anew", broken_s + resumed_s - whole_s)
+    cost_s = broken_s + resumed_s - whole_s
+    yield measure("the driver killed and resumed, processes started anew: the run lasts longer by", cost_s, "s")
 
 
 def kill_myself() -> None:
@@ -96,7 +106,10 @@ def drive_alone(config: Config, address: str, times: StageTimes, fault: Fault | 
     began = time.monotonic()
     driver = multiprocessing.get_context("spawn").Process(target=_drive, args=(config, address, times, fault))
     driver.start()
-    driver.join()
+    try:
+        driver.join()
+    finally:
+        driver.kill()
     expected = -signal.SIGKILL if fault else 0
     assert driver.exitcode == expected, driver.exitcode
     return time.monotonic() - began
@@ -161,9 +174,5 @@ def recovery_of_the_store(
     whole = bench.run(config_of(folder, "s3", "store.url=s3://bucket/undisturbed"), times)
     config = config_of(folder, "s3-away", "store.url=s3://bucket/away")
     strike = partial(server.go_away, away_s)
-    watch = bench.run(config, times, Fault(phase="policy", step=5, strike=strike, delay_s=STRIKE_S))
-    yield _longer(f"S3 away for {away_s:g} s", watch.phase_s("policy") - whole.phase_s("policy"))
-
-
-def _longer(what: str, seconds: float) -> dict[str, Any]:
-    return measure(f"{what}: the run lasts longer by", seconds, "s")
+    cost_s = _cost_s(bench, config, times, Fault(phase="policy", step=5, strike=strike), whole)
+    yield measure(f"S3 away for {away_s:g} s: its phase lasts longer by", cost_s, "s")

@@ -2,7 +2,7 @@
 
 They do without torch, which starts them faster. What each leaves is made of what it was given, by SHA-256, so that an
 update lost or made twice, and work done on other images, rankings or weights, shows in every record after it; whoever
-would publish a record that is there with other content fails. Policy weights are one array of a MiB.
+would publish a record, live weights aside, that is there with other content fails. A policy is one array of a MiB.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class SleepingWorker(Worker):
         """Take part in the run that is named as the current one."""
         tree = json.loads((Path(self._config.run.dir) / CURRENT).read_text())
         config = replace(self._config, run=replace(self._config.run, name=tree["name"]))
-        store = open_store(tree["store"], create=True, durable=config.store.durable)
+        store = open_store(tree["store"], durable=config.store.durable)
         place = Sleeper(store, StageTimes(**tree["times"]), config)
         self._roles = {role.name: SLEEPERS[role.kind](place, role.name) for role in self._spec.roles}
 
@@ -211,8 +211,9 @@ class PolicyLearner:
         self._checkpoints, start = everyone[self._rank], order.start_version
         first = [] if start is None else self._place.model("policies", policy_id(start, self._rank))
         rewards = [self._place.model("rewards", reward_id(name, one.version)) for name, one in order.rewards.items()]
+        pairs = [self._place.store.get("rankings", id_).attrs["ranking"] for id_ in order.rankings]
         done = min(one.newest() for one in everyone)
-        self._weights = self._checkpoints.load(done) if done else _state(self._rank, first, rewards)
+        self._weights = self._checkpoints.load(done) if done else _state(self._rank, first, rewards, pairs)
         self._publish(done)
         return done
 

@@ -115,8 +115,8 @@ class Watch:
             self._ended[name, round_] = time.monotonic()
 
     def _strike(self, fault: Fault) -> None:
-        self.has_struck = True
         fault.strike()
+        self.has_struck = True
 
     def phase_s(self, phase: str) -> float:
         """Seconds of a phase that a round has once, of all rounds; with the wait where a death begins it anew."""
@@ -149,11 +149,13 @@ def simulated_nodes(most: Config) -> Iterator[Nodes]:
             nodes.add()
         yield nodes
     finally:
-        if raylets:
-            raylets.shutdown()
-        os.environ.clear()
-        os.environ |= before
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            if raylets:
+                raylets.shutdown()
+        finally:
+            os.environ.clear()
+            os.environ |= before
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def kill_node_of(pid: int) -> None:
@@ -177,17 +179,22 @@ class Bench:
         """The process of a label as it is now."""
         return int(_answer(lambda: self._handles[label].ready.remote())["pid"])
 
+    def wait(self) -> None:
+        """Return once all processes answer."""
+        for label in self._handles:
+            self.pid(label)
+
     def run(self, config: Config, times: StageTimes, fault: Fault | None = None) -> Watch:
         """A whole run, or what is left of it."""
         config.run_folder.mkdir(parents=True, exist_ok=True)
         used = {spec.label: self._handles[spec.label] for spec in workers(config)}
+        store = open_store(config.store_url, create=True, durable=config.store.durable)
         tree = {"name": config.run.name, "store": config.store_url, "times": asdict(times)}
         current = Path(config.run.dir) / CURRENT
         current.with_suffix(".new").write_text(json.dumps(tree))
         current.with_suffix(".new").replace(current)  # a process that starts meanwhile reads it whole
         for handle in used.values():
             _answer(handle.begin.remote)
-        store = open_store(config.store_url, create=True, durable=config.store.durable)
         watch = Watch(fault)
         asyncio.run(self._run(config, store, used, watch))
         return watch

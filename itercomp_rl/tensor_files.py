@@ -28,9 +28,10 @@ def check_whole(path: Path) -> None:
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            expected = 8 + length + max(ends, default=0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} has a damaged header: fetch or save it anew") from error
-    if (expected := 8 + length + max(ends, default=0)) != size:
+    if expected != size:
         raise CheckpointError(f"{path} has {size} bytes and its header says {expected}: fetch or save it anew")
 
 
@@ -60,17 +61,17 @@ def read_tensors(
     except UnpicklingError as error:
         raise CheckpointError(
             f"{named} is refused, as it is damaged or holds code and not tensors alone; where you trust it, save its "
-            f"{_either(entries) or 'state dict'} as a .safetensors file: {error}"
+            f"{f'{_either(entries)} entry' if entries else 'state dict'} as a .safetensors file: {error}"
         ) from error
     except (SafetensorError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{named} cannot be read, it may be cut short: fetch or save it anew: {error}") from error
     if isinstance(found, dict):
         found = next((found[entry] for entry in entries if entry in found), found)
     if not isinstance(found, dict) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        own = f", nor has it {_either(entries)} that is one" if entries else ""
+        own = f", nor has it an entry {_either(entries)} that is one" if entries else ""
         raise CheckpointError(f"{named} is not a flat dict of tensors{own}: save model.state_dict() alone")
     return found
 
 
 def _either(entries: Sequence[str]) -> str:
-    return f"{' or '.join(repr(entry) for entry in entries)} entry" if entries else ""
+    return " or ".join(repr(entry) for entry in entries)
