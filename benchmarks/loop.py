@@ -22,7 +22,8 @@ keep_to_loopback(None)  # before Ray is imported
 
 from measures import measure, write
 from recovery import TIMES as FAULT_TIMES
-from recovery import recovery, recovery_of_the_driver, recovery_of_the_store, s3_server
+from recovery import recovery, recovery_of_the_driver, recovery_of_the_store
+from s3_server import s3_server
 from sleeping_runs import Bench, faster, pace, predicted, settings, simulated_nodes, started
 
 from itercomp_rl.schema import Config

@@ -6,20 +6,14 @@ Every fault is a real one: signal 9 for a process, a raylet or the driver, and a
 import multiprocessing
 import os
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from measures import measure
+from s3_server import Server
 from sleeping_runs import Bench, Fault, Nodes, Watch, kill_node_of, settings, started
 
 from itercomp_rl.schema import Config
@@ -118,53 +112,6 @@ def drive_alone(config: Config, address: str, times: StageTimes, fault: Fault | 
 def _drive(config: Config, address: str, times: StageTimes, fault: Fault | None) -> None:
     with started(config, address) as bench:
         bench.run(config, times, fault)
-
-
-class Server:
-    """moto's S3 on loopback as a process of its own, with one bucket called "bucket"."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        endpoint = f"http://127.0.0.1:{port}"
-        keys = {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "not-a-secret", "REGION": "us-east-1"}
-        self.environment = {
-            f"AWS_{name}": value for name, value in {**keys, "ENDPOINT_URL": endpoint, "ALLOW_HTTP": "true"}.items()
-        }
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            try:
-                with urlopen(Request(f"{endpoint}/bucket", method="PUT")):
-                    return
-            except URLError:
-                time.sleep(0.1)
-        self.close()
-        raise RuntimeError("moto's server did not come up within a minute")
-
-    def go_away(self, seconds: float) -> None:
-        """Answer nothing for so long."""
-        self._process.send_signal(signal.SIGSTOP)
-        threading.Timer(seconds, self._process.send_signal, [signal.SIGCONT]).start()
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-
-
-@contextmanager
-def s3_server() -> Iterator[Server]:
-    """An S3 that this process, and every one that it starts, finds in its environment."""
-    server, before = Server(), dict(os.environ)
-    os.environ.update(server.environment)
-    try:
-        yield server
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        server.close()
 
 
 def recovery_of_the_store(

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from recovery import s3_server
+from s3_server import s3_server
 
 from tests.end_to_end.test_kills import MOMENTS, assert_same, finish, outcome, start, wait_for
 
