@@ -30,9 +30,11 @@ from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop import run_rounds
 from itercomp_rl.metrics import Pictures, RunLog
 from itercomp_rl.orders import one_reason
+from itercomp_rl.page.write import write_report
 from itercomp_rl.plan import Plan
 from itercomp_rl.progress import terminal
 from itercomp_rl.records import put_prompts
+from itercomp_rl.report import held_out_images, write_results
 from itercomp_rl.results import mean_gain
 from itercomp_rl.reuse import Shared, check_prompts, reusable, take_over
 from itercomp_rl.run_logs import JsonLines
@@ -129,11 +131,7 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
                 progress.close()
                 for handle in handles.values():
                     ray.kill(handle)
-    from itercomp_rl.report import write_results
-
     write_results(store, plan, folder, costs.facts(), versions())
-    from itercomp_rl.page.write import write_report
-
     write_report(store, plan, folder)
     return folder
 
@@ -211,10 +209,9 @@ def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
         return None
 
     def pictures(round_: int) -> NDArray[np.uint8] | None:
-        order = plan.evaluation_orders(plan.policy(round_))[0]
-        if not store.has("evaluations", order.id):
+        if not store.has("evaluations", plan.evaluation_orders(plan.policy(round_))[0].id):
             return None  # the evaluation of the base and the gallery, before the first round
-        return store.get_rows("evaluations", order.id, "images", slice(0, num))
+        return np.stack([pixels for _, pixels in held_out_images(store, plan, plan.policy(round_), num)])
 
     return pictures
 

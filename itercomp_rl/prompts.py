@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from itertools import islice
+from collections.abc import Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,15 @@ def _missing(
         )
         found += islice(rest, max(0, num_per_aspect - have))
     return found
+
+
+def prompts_to_show(prompts: Sequence[Prompt], num: int) -> list[int]:
+    """Rows of at most `num` different prompts, the first of each set of aspects in turn: no aspect is left out."""
+    rows_of: dict[tuple[str, ...], dict[str, int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows_of.setdefault(prompt.aspects, {}).setdefault(prompt.id, row)
+    turns = zip_longest(*(rows.values() for rows in rows_of.values()))
+    return [row for turn in turns for row in turn if row is not None][:num]
 
 
 def user_prompts(file: str | Path, config: PromptsConfig) -> list[Prompt]:

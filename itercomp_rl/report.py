@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
 
 from itercomp_rl.config import to_tree
+from itercomp_rl.items import ModelRef
 from itercomp_rl.plan import Plan
+from itercomp_rl.prompts import prompts_to_show
 from itercomp_rl.results import aspects_tree
 from itercomp_rl.side_effects import side_effects, side_effects_tree
 from itercomp_rl.store.store import Store
@@ -86,21 +89,29 @@ def _row(table: Table, name: str, cells: list[dict[str, Any]], sign: str = "") -
     )
 
 
+def held_out_images(store: Store, plan: Plan, model: ModelRef, num: int) -> list[tuple[str, NDArray[np.uint8]]]:
+    """(prompt, pixels [H, W, 3]) of at most `num` held-out images to look at; prompts and seeds are every model's.
+
+    Raises: MissingRecordError where the model has not drawn them.
+    """
+    places = [
+        (order.id, row, prompt) for order in plan.evaluation_orders(model) for row, prompt in enumerate(order.prompts)
+    ]
+    chosen = [places[i] for i in prompts_to_show([prompt for _, _, prompt in places], num)]
+    return [
+        (prompt.text, store.get_rows("evaluations", id_, "images", slice(row, row + 1))[0])
+        for id_, row, prompt in chosen
+    ]
+
+
 def write_grid(store: Store, plan: Plan, file: Path) -> None:
     """The same held-out prompts and seeds, a row each: base, then every round."""
     models = [plan.policy(-1), *(plan.policy(r) for r in range(plan.rounds))]
-    columns, captions = [], []
-    for model in models:
-        order = plan.evaluation_orders(model)[0]
-        columns.append(store.get("evaluations", order.id).arrays["images"])
-        captions = [prompt.text for prompt in order.prompts]
-    num = min(plan.config.evaluation.grid_prompts, len(captions))
-    # Spread over the segment, so that different prompts are seen.
-    rows = [int(i) for i in np.linspace(0, len(captions) - 1, num).round()]
+    columns = [held_out_images(store, plan, model, plan.config.evaluation.grid_prompts) for model in models]
+    captions = [prompt for prompt, _ in columns[0]]
     titles = ["base", *(f"round {r + 1}" for r in range(plan.rounds))]
-    save_grid(
-        file, [[column[row] for column in columns] for row in rows], [captions[row] for row in rows], titles, most=512
-    )
+    rows = [[pixels for _, pixels in row] for row in zip(*columns, strict=True)]
+    save_grid(file, rows, captions, titles, most=512)
 
 
 def save_grid(

@@ -15,6 +15,7 @@ from PIL import Image
 from itercomp_rl.items import ImageRef, ModelRef, Prompt
 from itercomp_rl.judges.reward import load_ensemble, reward_role, score_images
 from itercomp_rl.plan import Plan
+from itercomp_rl.prompts import prompts_to_show
 from itercomp_rl.records import ImageReader, Judged, load_rankings
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
@@ -120,21 +121,17 @@ def title_of(model: ModelRef) -> str:
 
 
 def before_and_after(held: Held, num: int) -> list[Row]:
-    """`num` prompts spread over the held-out ones, drawn from one seed each by the base and after every round."""
+    """`num` held-out prompts of every kind, drawn from one seed each by the base and after every round."""
     columns = [held.drawn(model) for model in held.models]
     if not columns or not columns[0]:
         return []
-    first: dict[str, int] = {}
-    for i, one in enumerate(columns[0]):
-        first.setdefault(one.prompt.id, i)
-    chosen = spread(list(first.values()), num)
     return [
         Row(
             prompt=columns[0][i].prompt.text,
             note=f"seed {columns[0][i].seed}",
             pictures=[held.picture(model, column[i]) for model, column in zip(held.models, columns, strict=True)],
         )
-        for i in chosen
+        for i in prompts_to_show([one.prompt for one in columns[0]], num)
     ]
 
 

@@ -1,14 +1,18 @@
 """Prompts: training and held-out ones never mix, files are read strictly."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itercomp_rl.config import load_config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.prompts import file_prompts, held_out_prompts, training_prompts, user_prompts
+from itercomp_rl.items import Prompt
+from itercomp_rl.prompts import file_prompts, held_out_prompts, prompts_to_show, training_prompts, user_prompts
 from itercomp_rl.shapes.scenes import parse, split_of
 
 CONFIG = load_config("quickstart").prompts
@@ -100,3 +104,16 @@ def test_a_world_too_small_for_the_prompts_asked_for_is_refused() -> None:
     config = load_config("quickstart", ["prompts.world.relations=[and]", "prompts.gallery=5000"]).prompts
     with pytest.raises(ConfigError, match="lower the number"):
         training_prompts(config, seed=0)
+
+
+@given(kinds=st.lists(st.integers(0, 2), max_size=40), num=st.integers(0, 12))
+def test_prompts_to_show_are_different_ones_and_no_kind_is_left_out_that_has_room(kinds: list[int], num: int) -> None:
+    aspects = [("attribute",), ("attribute", "spatial"), ("attribute", "non_spatial")]
+    prompts = [Prompt(id=str(i // 2), text="", aspects=aspects[kinds[i // 2]]) for i in range(2 * len(kinds))]
+    shown = [prompts[row] for row in prompts_to_show(prompts, num)]
+    assert len({prompt.id for prompt in shown}) == len(shown) == min(num, len(kinds))
+    assert shown[:1] == prompts[: min(num, 1)]
+    of_kind = Counter(prompt.aspects for prompt in shown)
+    for kind, number in Counter(kinds).items():
+        least = min(number, num // len(set(kinds)))
+        assert of_kind[aspects[kind]] >= least

@@ -2,12 +2,15 @@
 
 import base64
 import io
+from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from itercomp_rl.page.pictures import Held, before_and_after, picture, spread, winners_and_losers, worst_regressions
+from itercomp_rl.report import held_out_images
 from tests.itercomp_rl.page.hand_made import HandMade
 
 
@@ -61,3 +64,16 @@ def test_winners_stand_first_and_losers_last_in_the_ranking(hand_made: HandMade)
 @pytest.mark.parametrize(("length", "num", "places"), [(10, 2, [0, 9]), (3, 8, [0, 1, 2]), (1, 4, [0]), (0, 4, [])])
 def test_entries_are_spread_from_first_to_last(length: int, num: int, places: list[int]) -> None:
     assert spread(range(length), num) == places
+
+
+def test_images_to_look_at_are_of_every_kind_and_of_the_same_prompts_for_every_model(hand_made: HandMade) -> None:
+    plan = hand_made.plan
+    base, after = (held_out_images(hand_made.store, plan, plan.policy(round_), 6) for round_ in (-1, 0))
+    texts = [text for text, _ in base]
+    assert len(set(texts)) == 6 and texts == [text for text, _ in after]
+    aspects = {
+        prompt.text: prompt.aspects for order in plan.evaluation_orders(plan.policy(0)) for prompt in order.prompts
+    }
+    assert Counter(aspects[text] for text in texts) == dict.fromkeys(set(aspects.values()), 2)
+    drawn = [pixels for _, pixels in base + after]
+    assert all((one != other).any() for one, other in combinations(drawn, 2)), "each image is noise of its own"
