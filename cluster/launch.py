@@ -209,9 +209,10 @@ def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
         return None
 
     def pictures(round_: int) -> NDArray[np.uint8] | None:
-        if not store.has("evaluations", plan.evaluation_orders(plan.policy(round_))[0].id):
-            return None  # the evaluation of the base and the gallery, before the first round
-        return np.stack([pixels for _, pixels in held_out_images(store, plan, plan.policy(round_), num)])
+        policy = plan.policy(round_)
+        if not all(store.has("evaluations", order.id) for order in plan.evaluation_orders(policy)):
+            return None  # at the evaluation of the base and the gallery, before the first round
+        return np.stack([pixels for _, pixels in held_out_images(store, plan, policy, num)])
 
     return pictures
 
