@@ -13,7 +13,7 @@ from itercomp_rl.appearing import appearing
 from itercomp_rl.config import load_config
 from itercomp_rl.models import checkpoint_path
 from itercomp_rl.shapes.models import make_tokenizer, save_pipeline
-from itercomp_rl.shapes.pretrain import LatentStream, Pretraining, Recipe, train_unet
+from itercomp_rl.shapes.pretrain import Pretraining, Recipe, train_unet
 
 QUICKSTART = load_config("quickstart")
 
@@ -41,7 +41,7 @@ def make_little_data_base(folder: Path, *, num_pictures: int = 500, num_steps: i
     if not (task.work / "vae").exists():
         CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32).save_pretrained(task.work / "text")
         AutoencoderKL.from_pretrained(shipped / "vae", torch_dtype=torch.float32).save_pretrained(task.work / "vae")
-    unet = train_unet(task, LatentStream(task), "clean")
+    unet = train_unet(task, "clean")
     with appearing(folder) as partial:
         save_pipeline(partial, make_tokenizer(), task.text_encoder, task.vae, unet)
 

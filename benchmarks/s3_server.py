@@ -1,4 +1,4 @@
-"""An S3 server on loopback that can stop to answer for a while; moto's, as a process of its own."""
+"""An S3 server on loopback that stops answering for a while when told; moto's, as a process of its own."""
 
 import os
 import signal

@@ -96,6 +96,7 @@ def make_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # as a StableDiffusionPipeline wants it
     )
 
 

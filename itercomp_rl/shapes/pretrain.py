@@ -11,24 +11,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from transformers import CLIPTextModel
 
 from itercomp_rl.appearing import appearing
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.shapes.conv_trunk import train_conv_trunk
+from itercomp_rl.shapes.examples import NUM_WAYS, Captions, LatentStream, Wrong, load_latents, pictures
 from itercomp_rl.shapes.models import (
     TEXT_WIDTH,
     make_scheduler,
     make_text_encoder,
-    make_tokenizer,
     make_unet,
     make_vae,
     save_pipeline,
 )
-from itercomp_rl.shapes.render import place, render
 from itercomp_rl.shapes.scenes import (
     COLOURS,
     RELATIONS,
@@ -36,22 +34,16 @@ from itercomp_rl.shapes.scenes import (
     Scene,
     Thing,
     World,
-    caption,
-    draw_scenes,
-    one_aspect_wrong,
-    split_of,
 )
 from itercomp_rl.shapes.training import train
 from itercomp_rl.shapes.trunk import Source, train_trunk
 
 log = logging.getLogger(__name__)
 
-NUM_WAYS = 4  # templates taken per relation (shorter lists count round)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weakening:
-    """How a gallery member is made from another: more steps on captions wrong with these probabilities.
+    """How a gallery member is made from another: more steps on captions of which some are wrong.
 
     Long enough that the model learns to settle on one reading of an unreliable caption; cut short, it paints the
     average.
@@ -60,18 +52,26 @@ class Weakening:
     start: str
     num_steps: int
     lr: float
-    attribute: float
-    spatial: float
-    non_spatial: float
+    wrong: Wrong
 
 
 # Strengths of the gallery: each specialist keeps one aspect clean. The base is weak in all three.
 MEMBERS = {
-    "base": Weakening(start="clean", num_steps=1000, lr=8e-4, attribute=0.35, spatial=0.3, non_spatial=0.3),
-    "generalist": Weakening(start="base", num_steps=160, lr=4e-4, attribute=0.2, spatial=0.2, non_spatial=0.2),
-    "attribute": Weakening(start="clean", num_steps=500, lr=8e-4, attribute=0.0, spatial=0.35, non_spatial=0.35),
-    "spatial": Weakening(start="base", num_steps=160, lr=4e-4, attribute=0.35, spatial=0.0, non_spatial=0.35),
-    "relation": Weakening(start="base", num_steps=160, lr=4e-4, attribute=0.35, spatial=0.35, non_spatial=0.0),
+    "base": Weakening(
+        start="clean", num_steps=1000, lr=8e-4, wrong=Wrong(attribute=0.35, spatial=0.3, non_spatial=0.3)
+    ),
+    "generalist": Weakening(
+        start="base", num_steps=160, lr=4e-4, wrong=Wrong(attribute=0.2, spatial=0.2, non_spatial=0.2)
+    ),
+    "attribute": Weakening(
+        start="clean", num_steps=500, lr=8e-4, wrong=Wrong(attribute=0.0, spatial=0.35, non_spatial=0.35)
+    ),
+    "spatial": Weakening(
+        start="base", num_steps=160, lr=4e-4, wrong=Wrong(attribute=0.35, spatial=0.0, non_spatial=0.35)
+    ),
+    "relation": Weakening(
+        start="base", num_steps=160, lr=4e-4, wrong=Wrong(attribute=0.35, spatial=0.35, non_spatial=0.0)
+    ),
 }
 
 
@@ -98,7 +98,7 @@ class Recipe:
         lengths = {
             f.name: max(2, round(getattr(self, f.name) * factor))
             for f in fields(self)
-            if f.type == "int" and f.name != "seed"
+            if isinstance(getattr(self, f.name), int) and f.name != "seed"
         }
         lengths["num_latents"] = max(500, lengths["num_latents"] // 500 * 500)
         return replace(self, weaken=self.weaken * factor, **lengths)
@@ -117,7 +117,7 @@ class Pretraining:
         return self.out / "work"
 
     @cached_property
-    def captions(self) -> "Captions":
+    def captions(self) -> Captions:
         """Every training caption."""
         return Captions(World())
 
@@ -131,25 +131,18 @@ class Pretraining:
         """The frozen autoencoder, trained on first use."""
         return train_vae(self)
 
-    def source(self, stream: "LatentStream", name: str, *, share: float, max_t: int) -> Source:
+    @cached_property
+    def stream(self) -> LatentStream:
+        """What the UNets learn from, made on first use."""
+        latents = load_latents(
+            self.work / "latents.safetensors", self.captions, self.vae, self.recipe.num_latents, self.recipe.seed
+        )
+        return LatentStream(self.captions, self.text_encoder, *latents)
+
+    def source(self, name: str, *, share: float, max_t: int) -> Source:
         """A UNet, trained on first use, as a source of pictures for a trunk."""
-        unet = train_unet(self, stream, name).eval()
+        unet = train_unet(self, name).eval()
         return Source(vae=self.vae, unet=unet, text_encoder=self.text_encoder, share=share, max_t=max_t)
-
-
-class Captions:
-    """Every training scene's token ids, [scenes, NUM_WAYS, tokens]: scenes are looked up by `row`."""
-
-    def __init__(self, world: World) -> None:
-        self.tokenizer: PreTrainedTokenizerFast = make_tokenizer()
-        self.scenes = world.scenes("train")
-        self.row = {scene: i for i, scene in enumerate(self.scenes)}
-        texts = [caption(scene, way) for scene in self.scenes for way in range(NUM_WAYS)]
-        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt")["input_ids"]
-        assert isinstance(ids, Tensor)
-        if ids.shape[1] > self.tokenizer.model_max_length or (ids == self.tokenizer.get_vocab()["[UNK]"]).any():
-            raise ValueError("a caption is truncated or holds an unknown word")
-        self.ids = ids.view(len(self.scenes), NUM_WAYS, -1)
 
 
 def _slots(scene: Scene) -> dict[str, Thing]:
@@ -202,14 +195,6 @@ def train_text(task: Pretraining) -> CLIPTextModel:
     return encoder.eval()
 
 
-def _pictures(num: int, seed: int) -> tuple[list[Scene], Tensor]:
-    """`num` training scenes and their pixels [num, 3, 32, 32] in [-1, 1]."""
-    rng = np.random.default_rng(seed)
-    scenes = draw_scenes(World(), "train", num, rng)
-    pixels = render(scenes, [place(scene, rng) for scene in scenes])
-    return scenes, torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
 def train_vae(task: Pretraining) -> AutoencoderKL:
     """An autoencoder whose latents have about unit variance after `scaling_factor`."""
     folder = task.work / "vae"
@@ -219,7 +204,7 @@ def train_vae(task: Pretraining) -> AutoencoderKL:
     vae = make_vae()
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        _, x = _pictures(32, task.recipe.seed * 1_000_003 + step)
+        _, x = pictures(32, task.recipe.seed * 1_000_003 + step)
         posterior = vae.encode(x, return_dict=False)[0]
         z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
         pixels = vae.decode(z, return_dict=False)[0]  # pyright: ignore[reportArgumentType]  # wants FloatTensor: any Tensor
@@ -240,7 +225,7 @@ def train_vae(task: Pretraining) -> AutoencoderKL:
         seed=task.recipe.seed,
     )
     with torch.no_grad():
-        posterior = vae.encode(_pictures(512, 12345)[1], return_dict=False)[0]
+        posterior = vae.encode(pictures(512, 12345)[1], return_dict=False)[0]
         z = posterior.sample(torch.Generator().manual_seed(0))
     vae.register_to_config(scaling_factor=round(1 / z.std().item(), 5))
     with appearing(folder) as partial:
@@ -248,79 +233,19 @@ def train_vae(task: Pretraining) -> AutoencoderKL:
     return vae
 
 
-def make_latents(task: Pretraining) -> tuple[Tensor, Tensor]:
-    """Scaled latents [N, 8, 8, 8] of training pictures and, per picture, caption rows [N, 4].
-
-    The four columns: right, attribute wrong, relation wrong, both wrong; a wrong caption of a held-out combination is
-    replaced by the right one, so that no stage sees such a combination.
-    """
-    path = task.work / "latents.safetensors"
-    if not path.exists():
-        rng = np.random.default_rng(task.recipe.seed + 7)
-        rows, latents = [], []
-        for start in range(0, task.recipe.num_latents, 500):
-            scenes, x = _pictures(min(500, task.recipe.num_latents - start), 1_000_000 + start)
-            with torch.no_grad():
-                posterior = task.vae.encode(x, return_dict=False)[0]
-                z = posterior.sample(torch.Generator().manual_seed(start))
-            latents.append((z * task.vae.config["scaling_factor"]).half())
-            rows += [_caption_rows(scene, task.captions.row, rng) for scene in scenes]
-        with appearing(path) as partial:
-            save_file({"latents": torch.cat(latents).contiguous(), "rows": torch.tensor(rows)}, partial)
-    saved = load_file(path)
-    return saved["latents"].float(), saved["rows"]
-
-
-def _caption_rows(scene: Scene, row: dict[Scene, int], rng: np.random.Generator) -> list[int]:
-    relation = scene.aspects[-1] if len(scene.aspects) > 1 else None
-    swapped = one_aspect_wrong(scene, "attribute", rng)
-    if split_of(swapped.combination) != "train":
-        swapped = scene
-    related, both = scene, swapped
-    if relation:
-        related, both = one_aspect_wrong(scene, relation, rng), one_aspect_wrong(swapped, relation, rng)
-    return [row[scene], row[swapped], row[related], row[both]]
-
-
-class LatentStream:
-    """Batches of noise-prediction examples, captions made wrong with the probabilities of a `Weakening`."""
-
-    def __init__(self, task: Pretraining) -> None:
-        self.latents, self.rows = make_latents(task)
-        captions = task.captions
-        with torch.no_grad():
-            states = [
-                task.text_encoder(input_ids=ids).last_hidden_state for ids in captions.ids.flatten(0, 1).split(512)
-            ]
-        self.states = torch.cat(states).view(*captions.ids.shape[:2], -1, TEXT_WIDTH)
-        # The second aspect of each picture: 0 none, 1 spatial, 2 non-spatial.
-        kinds = {"spatial": 1, "non_spatial": 2}
-        self.kind = torch.tensor([kinds.get(captions.scenes[r].aspects[-1], 0) for r in self.rows[:, 0].tolist()])
-
-    def batch(self, size: int, wrong: Weakening | None, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [B,8,8,8], text states [B,T,W] and indices [B] of the pictures."""
-        pick = torch.randint(len(self.latents), (size,), generator=generator)
-        column = torch.zeros(size, dtype=torch.long)
-        if wrong:
-            chance = torch.tensor([0.0, wrong.spatial, wrong.non_spatial])[self.kind[pick]]
-            column = (torch.rand(size, generator=generator) < wrong.attribute).long()
-            column += 2 * (torch.rand(size, generator=generator) < chance).long()
-        way = torch.randint(NUM_WAYS, (size,), generator=generator)
-        return self.latents[pick], self.states[self.rows[pick, column], way], pick
-
-
-def train_unet(task: Pretraining, stream: LatentStream, name: str) -> UNet2DConditionModel:
+def train_unet(task: Pretraining, name: str) -> UNet2DConditionModel:
     """The clean model from nothing (`name` "clean"), or a gallery member from the model it starts from."""
     folder = task.work / f"unet-{name}"
     if folder.exists():
         return UNet2DConditionModel.from_pretrained(folder)
+    stream = task.stream  # before the seed is set: its stages draw too
     torch.manual_seed(task.recipe.seed)
-    wrong = MEMBERS.get(name)
-    unet = train_unet(task, stream, wrong.start) if wrong else make_unet()
+    member = MEMBERS.get(name)
+    unet = train_unet(task, member.start) if member else make_unet()
     scheduler: DDIMScheduler = make_scheduler()
 
     def loss_of(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        x0, states, _ = stream.batch(64, wrong, generator)
+        x0, states, _ = stream.batch(64, member.wrong if member else None, generator)
         # Binding is decided at high noise: 70 % of the examples come from there.
         low = torch.rand(len(x0), generator=generator) < 0.3
         t = torch.randint(500, 1000, (len(x0),), generator=generator)
@@ -332,7 +257,9 @@ def train_unet(task: Pretraining, stream: LatentStream, name: str) -> UNet2DCond
         return loss, {}
 
     steps, lr = (
-        (max(1, round(wrong.num_steps * task.recipe.weaken)), wrong.lr) if wrong else (task.recipe.unet_steps, 1.5e-3)
+        (max(1, round(member.num_steps * task.recipe.weaken)), member.lr)
+        if member
+        else (task.recipe.unet_steps, 1.5e-3)
     )
     train(
         f"unet-{name}",
@@ -341,7 +268,7 @@ def train_unet(task: Pretraining, stream: LatentStream, name: str) -> UNet2DCond
         num_steps=steps,
         lr=lr,
         folder=task.work,
-        ema=0.98 if wrong else 0.999,
+        ema=0.98 if member else 0.999,
         seed=task.recipe.seed,
     )
     with appearing(folder) as partial:
@@ -352,24 +279,23 @@ def train_unet(task: Pretraining, stream: LatentStream, name: str) -> UNet2DCond
 def pretrain(out: Path, recipe: Recipe) -> None:
     """Every stage in order; finished stages are skipped."""
     task = Pretraining(out=out, recipe=recipe)
-    stream = LatentStream(task)
     for name in MEMBERS:
         folder = out / name
         if not folder.exists():
-            unet = train_unet(task, stream, name)
+            unet = train_unet(task, name)
             with appearing(folder) as partial:
                 save_pipeline(partial, task.captions.tokenizer, task.text_encoder, task.vae, unet)
             log.info("saved %s", folder)
-    make_trunk(task, stream)
-    make_conv_trunk(task, stream)
+    make_trunk(task)
+    make_conv_trunk(task)
 
 
-def make_trunk(task: Pretraining, stream: LatentStream) -> None:
+def make_trunk(task: Pretraining) -> None:
     """The BLIP trunk, from pictures that the base and the clean model predict in mid-flight."""
     folder = task.out / "trunk"
     if folder.exists():
         return
-    sources = [task.source(stream, name, share=0.5, max_t=800) for name in ("base", "clean")]
+    sources = [task.source(name, share=0.5, max_t=800) for name in ("base", "clean")]
     recipe = task.recipe
     model, accuracies = train_trunk(
         task.work,
@@ -383,7 +309,7 @@ def make_trunk(task: Pretraining, stream: LatentStream) -> None:
     save_reward(model.half(), folder)
 
 
-def make_conv_trunk(task: Pretraining, stream: LatentStream) -> None:
+def make_conv_trunk(task: Pretraining) -> None:
     """The convolutional trunk. The base predicts pictures only where the noise has left what they show.
 
     From higher noise it paints the wrong binding under the right caption a third of the time: labels that are wrong.
@@ -396,7 +322,7 @@ def make_conv_trunk(task: Pretraining, stream: LatentStream) -> None:
         task.work,
         task.captions.tokenizer,
         task.text_encoder,
-        [task.source(stream, "clean", share=0.75, max_t=850), task.source(stream, "base", share=0.25, max_t=400)],
+        [task.source("clean", share=0.75, max_t=850), task.source("base", share=0.25, max_t=400)],
         num_pictures=recipe.num_conv_pictures,
         num_steps=recipe.conv_trunk_steps,
         seed=recipe.seed,
