@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
+from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import load_ensemble, place_newcomers, reward_role, score_any_size
 from itercomp_rl.judges.scoring import GroupJudge, Scorer
-from itercomp_rl.ranking import PlacingRule
-from itercomp_rl.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
+from itercomp_rl.ranking.ranking import PlacingRule
+from itercomp_rl.ranking.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.ensemble import RewardEnsemble
-from itercomp_rl.schema import Config
 from itercomp_rl.shapes.oracle import off_palette
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store

@@ -18,10 +18,10 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop import Progress
-from itercomp_rl.orders import Advance
-from itercomp_rl.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
-from itercomp_rl.run_logs import log_context
+from itercomp_rl.loop.dispatch import Advance
+from itercomp_rl.loop.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
+from itercomp_rl.loop.rounds import Progress
+from itercomp_rl.observability.logs import log_context
 
 STATUS = "status.json"  # in the run folder: what the driver knew a moment ago
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 
-from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.config.schema import PolicyConfig
+from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.published import load_published
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Rollout, RolloutOrder
-from itercomp_rl.models import checkpoint_path
-from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import Lease, lease
 from itercomp_rl.store.store import Store

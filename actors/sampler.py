@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itercomp_rl.config.schema import GalleryConfig
 from itercomp_rl.evaluation.denoising import PICTURES, denoising_losses
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import DrawOrder, MeasureOrder
-from itercomp_rl.schema import GalleryConfig
 from itercomp_rl.store.store import Store
 
 

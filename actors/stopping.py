@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from actors.team import Gate
 from itercomp_rl.errors import StoppedError, WorkerDiedError
-from itercomp_rl.orders import together
-from itercomp_rl.roles import Team
+from itercomp_rl.loop.dispatch import together
+from itercomp_rl.loop.roles import Team
 
 log = logging.getLogger(__name__)
 

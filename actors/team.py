@@ -14,7 +14,6 @@ import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
 from actors.worker import WorkerHandle
-from itercomp_rl.crew import Crew
 from itercomp_rl.errors import IterCompError, StuckError, WorkerDiedError
 from itercomp_rl.items import (
     DrawOrder,
@@ -26,8 +25,9 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.orders import again, together
-from learners.engine import Group
+from itercomp_rl.loop.crew import Crew
+from itercomp_rl.loop.dispatch import again, together
+from learners.engine.engine import Group
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from ray.util import metrics as ray_metrics
 
+from itercomp_rl.observability.utilisation import Meter
 from itercomp_rl.store.traffic import TRAFFIC
-from itercomp_rl.utilisation import Meter
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]  # histogram boundaries
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from actors.telemetry import ProcessMeter
-from itercomp_rl.run_logs import JsonLines, TextLines, log_context, order_facts
-from itercomp_rl.schema import Config
-from itercomp_rl.stage_times import WorkTimes
+from itercomp_rl.config.schema import Config
+from itercomp_rl.forecast.stage_times import WorkTimes
+from itercomp_rl.observability.logs import JsonLines, TextLines, log_context, order_facts
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
 WorkerHandle: TypeAlias = Any
@@ -70,7 +70,7 @@ class Worker:
         """An address of this node and a port that this process holds, for the process group whose rank 0 it is."""
         import ray.util
 
-        from learners.rendezvous import listen  # here: it imports torch
+        from learners.engine.rendezvous import listen  # here: it imports torch
 
         address = ray.util.get_node_ip_address()
         return address, listen(address)
@@ -106,7 +106,7 @@ class Worker:
     def make_roller(self) -> Any:
         """A roller."""
         from actors.roller import Roller
-        from itercomp_rl.records import load_rolled_prompts
+        from itercomp_rl.ranking.records import load_rolled_prompts
 
         return Roller(self._store, self._config.policy, self._device, load_rolled_prompts(self._store))
 
@@ -120,7 +120,7 @@ class Worker:
 
     def make_policy_learner(self) -> Any:
         """One rank of the policy learner."""
-        from itercomp_rl.records import load_rolled_prompts
+        from itercomp_rl.ranking.records import load_rolled_prompts
         from learners.policy import PolicyLearner
 
         config = self._config

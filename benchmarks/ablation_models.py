@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from itercomp_rl.appearing import appearing
-from itercomp_rl.config import load_config
-from itercomp_rl.models import checkpoint_path
+from itercomp_rl.config.load import load_config
+from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.pretraining.pretrain import Pretraining, Recipe, train_unet
 from itercomp_rl.shapes.models import make_tokenizer, save_pipeline
-from itercomp_rl.shapes.pretrain import Pretraining, Recipe, train_unet
 
 QUICKSTART = load_config("quickstart")
 

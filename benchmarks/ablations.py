@@ -18,9 +18,9 @@ from gains import gains_of, gains_over
 from measures import measure, write
 
 from cluster.run_folder import load_run
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.plan import Plan
-from itercomp_rl.reuse import reusable
+from itercomp_rl.run.reuse import reusable
 
 _UPDATES = QUICKSTART.run.rounds * QUICKSTART.policy.updates
 _STEPS = QUICKSTART.policy.num_steps

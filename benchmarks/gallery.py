@@ -26,12 +26,12 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from actors.worker import RoleSpec, Worker, WorkerHandle, WorkerSpec
 from cluster.launch import versions
 from cluster.processes import MALLOC, cluster
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt
-from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
-from itercomp_rl.schema import Config
 from itercomp_rl.store.store import open_store
 
 BATCHES = (1, 4, 8)

@@ -26,9 +26,9 @@ from recovery import recovery, recovery_of_the_driver, recovery_of_the_store
 from s3_server import s3_server
 from sleeping_runs import Bench, faster, pace, predicted, settings, simulated_nodes, started
 
-from itercomp_rl.schema import Config
-from itercomp_rl.simulation import LightPlan
-from itercomp_rl.stage_times import StageTimes
+from itercomp_rl.config.schema import Config
+from itercomp_rl.forecast.simulation import LightPlan
+from itercomp_rl.forecast.stage_times import StageTimes
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)  # of rollers and samplers
 SIMULATED = (128, 512)  # beyond what this machine holds

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from actors.roller import Roller
+from itercomp_rl.config.schema import Config
 from itercomp_rl.items import PolicyOrder, RewardReport
 from itercomp_rl.plan import Plan
-from itercomp_rl.schema import Config
 from itercomp_rl.store.store import Store
-from learners.engine import Group
+from learners.engine.engine import Group
 from learners.policy import PolicyLearner
 
 ASPECTS = ("attribute", "spatial", "non_spatial")

@@ -23,12 +23,12 @@ from one_process import ASPECTS, feedback_updates
 from random_models import MARKS, sdxl_scheduler, word_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from itercomp_rl.architectures import KNOWN
-from itercomp_rl.config import load_config
-from itercomp_rl.memory import GIB, need
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
+from itercomp_rl.forecast.memory import GIB, need
+from itercomp_rl.forecast.model_sizes import KNOWN
 from itercomp_rl.reward.checkpoint import load_reward, save_reward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
-from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 

@@ -16,8 +16,8 @@ from measures import measure
 from s3_server import Server
 from sleeping_runs import Bench, Fault, Nodes, Watch, kill_node_of, settings, started
 
-from itercomp_rl.schema import Config
-from itercomp_rl.stage_times import StageTimes
+from itercomp_rl.config.schema import Config
+from itercomp_rl.forecast.stage_times import StageTimes
 
 TIMES = StageTimes(
     draw_image_s={"default": 0.1},

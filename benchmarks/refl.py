@@ -28,11 +28,11 @@ from one_process import ASPECTS, feedback_updates, in_turn
 from random_models import MARKS, sdxl_scheduler, word_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.judges.reward import load_ensemble
-from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward
-from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from measures import measure, write
 
-from itercomp_rl.evaluation.benchmark_files import BENCHMARK, CATEGORIES, read_prompts
-from itercomp_rl.evaluation.language import Language
-from itercomp_rl.planning.objects import parse_prompt
-from itercomp_rl.planning.rule import MAX_OBJECTS
+from itercomp_rl.evaluation.t2i_compbench.files import BENCHMARK, CATEGORIES, read_prompts
+from itercomp_rl.evaluation.t2i_compbench.language import Language
+from itercomp_rl.gallery.planning.objects import parse_prompt
+from itercomp_rl.gallery.planning.rule import MAX_OBJECTS
 
 
 def main() -> None:

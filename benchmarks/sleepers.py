@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from actors.telemetry import ProcessMeter
 from actors.worker import Worker, WorkerSpec
+from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import CorruptRecordError, WorkerDiedError
+from itercomp_rl.forecast.stage_times import StageTimes, WorkTimes
 from itercomp_rl.items import (
     DrawOrder,
     PolicyOrder,
@@ -29,8 +31,6 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.schema import Config
-from itercomp_rl.stage_times import StageTimes, WorkTimes
 from itercomp_rl.store.store import Store, open_store
 
 CURRENT = "current.json"  # beside the runs: which of them is under way

@@ -26,13 +26,13 @@ from actors.worker import WorkerHandle
 from cluster.launch import StoreLedger
 from cluster.placement import role_names, role_sizes, workers
 from cluster.processes import cluster, make_team, places, start_workers
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
+from itercomp_rl.forecast.simulation import Forecast, LightPlan, simulate
+from itercomp_rl.forecast.stage_times import StageTimes
 from itercomp_rl.items import RewardReport
-from itercomp_rl.loop import Advance, run_rounds
+from itercomp_rl.loop.rounds import Advance, run_rounds
 from itercomp_rl.plan import Plan
-from itercomp_rl.schema import Config
-from itercomp_rl.simulation import Forecast, LightPlan, simulate
-from itercomp_rl.stage_times import StageTimes
 from itercomp_rl.store.store import Store, open_store
 
 NODES = 4  # of which one is to spare

@@ -4,15 +4,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from itercomp_rl.config.rules.gallery import PLANNED
+from itercomp_rl.config.rules.judging import is_rank_file
+from itercomp_rl.config.schema import POLICY, Config
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Prompt
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
-from itercomp_rl.models import checkpoint_path
 from itercomp_rl.reward.source import check_reward_source
-from itercomp_rl.rules.gallery import PLANNED
-from itercomp_rl.rules.judging import is_rank_file
-from itercomp_rl.schema import POLICY, Config
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from itercomp_rl.errors import IterCompError
-from itercomp_rl.machine import free_ram_bytes, ram_bytes
+from itercomp_rl.forecast.machine import free_ram_bytes, ram_bytes
 
 State = Literal["ok", "look", "missing"]  # fine | works, with something to know | a run cannot do without it
 GIB = 2**30
@@ -217,7 +217,7 @@ def _answers(port: int) -> bool:
 
 def _models() -> Iterator[Finding]:
     from itercomp_rl.diffusion.checkpoint import check_checkpoint
-    from itercomp_rl.models import checkpoint_path
+    from itercomp_rl.files.checkpoint_path import checkpoint_path
 
     try:
         check_checkpoint(checkpoint_path("embedded:base"))

@@ -7,18 +7,18 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from itercomp_rl.appearing import appearing
+from itercomp_rl.config.schema import Config
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.diffusion.export import export_policy
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.judges.reward import load_reward_version, reward_role
-from itercomp_rl.model_card import Card, Licence, model_card
-from itercomp_rl.models import checkpoint_path
+from itercomp_rl.report.model_card import Card, Licence, model_card
 from itercomp_rl.reward.checkpoint import export_reward
-from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 

@@ -23,29 +23,29 @@ from cluster.costs import RunCosts
 from cluster.placement import role_sizes, workers
 from cluster.processes import cluster, make_team, places, start_workers
 from cluster.run_folder import claimed, load_run, prepare_folder, settled
-from itercomp_rl.config import to_tree
+from itercomp_rl.config.load import to_tree
+from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError, StoreError
+from itercomp_rl.evaluation.scores import mean_gain
 from itercomp_rl.items import RewardReport
 from itercomp_rl.judges.reward import reward_role
-from itercomp_rl.loop import run_rounds
-from itercomp_rl.metrics import Pictures, RunLog
-from itercomp_rl.orders import one_reason
-from itercomp_rl.page.write import write_report
+from itercomp_rl.loop.dispatch import one_reason
+from itercomp_rl.loop.rounds import run_rounds
+from itercomp_rl.observability.logs import JsonLines
+from itercomp_rl.observability.metrics import Pictures, RunLog
+from itercomp_rl.observability.progress_bar import terminal
+from itercomp_rl.observability.trackers import Run as TrackedRun
+from itercomp_rl.observability.trackers import Trackers, check_trackers, dotted
 from itercomp_rl.plan import Plan
-from itercomp_rl.progress import terminal
-from itercomp_rl.records import put_prompts
-from itercomp_rl.report import held_out_images, write_results
-from itercomp_rl.results import mean_gain
-from itercomp_rl.reuse import Shared, check_prompts, reusable, take_over
-from itercomp_rl.run_logs import JsonLines
-from itercomp_rl.schema import Config
+from itercomp_rl.ranking.records import put_prompts
+from itercomp_rl.report.html import write_report
+from itercomp_rl.report.results import held_out_images, write_results
+from itercomp_rl.run.reuse import Shared, check_prompts, reusable, take_over
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.retention import Lease, lease, release
 from itercomp_rl.store.store import Store, open_store
-from itercomp_rl.trackers import Run as TrackedRun
-from itercomp_rl.trackers import Trackers, check_trackers, dotted
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ def run(config: Config, *, resume: bool, address: str | None = None, reuse: str 
     check_models(config)
     check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)
-    from itercomp_rl.memory import check_memory  # here: it imports every model class, and most mistakes show above
+    from itercomp_rl.forecast.memory import (
+        check_memory,  # here: it imports every model class, and most mistakes show above
+    )
 
     table = check_memory(
         config, {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)}

@@ -11,15 +11,15 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from cluster.completion import complete_config, complete_run
-from cluster.evaluate_cli import evaluate as evaluate_commands
-from cluster.plan_cli import plan as plan_command
+from cluster.cli.completion import complete_config, complete_run
+from cluster.cli.evaluate import evaluate as evaluate_commands
+from cluster.cli.plan import plan as plan_command
+from cluster.cli.status import status as status_command
+from cluster.cli.store import store as store_commands
 from cluster.ray_job import keep_to_loopback
-from cluster.status_cli import status as status_command
-from cluster.store_cli import store as store_commands
 from itercomp_rl import errors
 from itercomp_rl.errors import IterCompError
-from itercomp_rl.run_logs import StrikeOut, TextLines, secrets, struck_out
+from itercomp_rl.observability.logs import StrikeOut, TextLines, secrets, struck_out
 
 EXIT_CODES = {
     "ConfigError": 2,
@@ -83,7 +83,7 @@ def main(verbose: bool) -> None:
     if sys.stderr.isatty():
         from rich.logging import RichHandler
 
-        from itercomp_rl.progress import terminal
+        from itercomp_rl.observability.progress_bar import terminal
 
         handler = RichHandler(console=terminal(), show_path=False, omit_repeated_times=False, markup=False)
         handler.addFilter(StrikeOut())
@@ -118,7 +118,7 @@ main.add_command(evaluate_commands)
 )
 def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | None, reuse: str | None) -> None:
     """Run CONFIG (a file, or the name of a shipped one) with OVERRIDES like policy.updates=10."""
-    from itercomp_rl.config import load_config
+    from itercomp_rl.config.load import load_config
 
     settings = load_config(config, list(overrides))
     keep_to_loopback(address)
@@ -137,8 +137,8 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
 def report(run_folder: str, out: Path | None) -> None:
     """Write the report of RUN, finished or not: one HTML file that needs no network."""
     from cluster.run_folder import load_run
-    from itercomp_rl.page.write import write_report
     from itercomp_rl.plan import Plan
+    from itercomp_rl.report.html import write_report
 
     config, store = load_run(run_folder)
     click.echo(write_report(store, Plan(config=config), config.run_folder, out))
@@ -158,7 +158,7 @@ def generate(
     prompt: str, run_folder: str, round_: int | None, seed: int, num: int, compare: str | None, out: Path | None
 ) -> None:
     """Draw PROMPT with a version of a run."""
-    from cluster.again import generate_image
+    from cluster.finished_run import generate_image
     from cluster.run_folder import load_run
 
     config, store = load_run(run_folder)
@@ -186,7 +186,7 @@ def export(
     """Write a version of RUN as folders that diffusers and transformers load, with a model card."""
     from cluster.export import export_run
     from cluster.run_folder import load_run
-    from itercomp_rl.model_card import Licence
+    from itercomp_rl.report.model_card import Licence
 
     config, store = load_run(run_folder)
     name = "as-the-base-model" if licence == "other" and licence_name is None else licence_name
@@ -306,8 +306,8 @@ def pretrain(out: Path, seed: int, threads: int, scale: float) -> None:
     logging.getLogger("itercomp_rl").setLevel(logging.INFO)
     import torch
 
-    from itercomp_rl.shapes.pretrain import Recipe
-    from itercomp_rl.shapes.pretrain import pretrain as train
+    from itercomp_rl.pretraining.pretrain import Recipe
+    from itercomp_rl.pretraining.pretrain import pretrain as train
 
     torch.set_num_threads(threads)
     train(out, Recipe(seed=seed).scaled(scale))

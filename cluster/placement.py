@@ -13,9 +13,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.telemetry import RoleSize
 from actors.worker import RoleSpec, WorkerSpec
-from itercomp_rl.crew import num_members, share_processes
+from itercomp_rl.config.schema import Config, RoleConfig
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.schema import Config, RoleConfig
+from itercomp_rl.loop.crew import num_members, share_processes
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def workers(config: Config) -> list[WorkerSpec]:
             places[spec.kind] = place + 1
         gpus = max(role.gpus for _, role in members(config))
         resources = {key: amount for _, role in members(config) for key, amount in role.resources.items()}
-        labels = actors.samplers.labels  # of all roles, as itercomp_rl/rules sees to
+        labels = actors.samplers.labels  # of all roles, as itercomp_rl/config/rules sees to
         return [
             WorkerSpec(
                 label=f"shared-{i}",

@@ -22,10 +22,10 @@ from actors.team import (
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import reserved, workers
 from cluster.ray_job import is_inside_job
-from itercomp_rl.crew import make_crews
+from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import StuckError
-from itercomp_rl.roles import Team
-from itercomp_rl.schema import Config
+from itercomp_rl.loop.crew import make_crews
+from itercomp_rl.loop.roles import Team
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from cluster.rank_page import serve
 from cluster.run_folder import load_run
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
-from itercomp_rl.rank_page.export import export, judge_said, people_said
-from itercomp_rl.rank_page.session import Session, load_tasks
+from itercomp_rl.ranking.page.export import export, judge_said, people_said
+from itercomp_rl.ranking.page.session import Session, load_tasks
 from itercomp_rl.store.store import Store, open_store
 
 

@@ -14,8 +14,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from PIL import Image
 
-from itercomp_rl.rank_page.session import QUESTIONS, Session, checked_name
-from itercomp_rl.records import ImageReader
+from itercomp_rl.ranking.page.session import QUESTIONS, Session, checked_name
+from itercomp_rl.ranking.records import ImageReader
 from itercomp_rl.store.store import Store
 
 STATIC = {
@@ -96,7 +96,7 @@ class _Page:
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         name, kind = STATIC[request.path]
-        file = resources.files("itercomp_rl.rank_page") / name
+        file = resources.files("itercomp_rl.ranking.page") / name
         return web.Response(text=file.read_text(encoding="utf-8"), content_type=kind)
 
     async def image(self, request: web.Request) -> web.StreamResponse:

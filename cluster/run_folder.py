@@ -10,9 +10,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from cluster.ray_job import has_working_copy
-from itercomp_rl.config import config_from, to_tree
+from itercomp_rl.config.load import config_from, to_tree
+from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.schema import Config
 from itercomp_rl.store.store import Store, open_store
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
+from itercomp_rl.config.schema import ALL, POLICY, Config, MemberConfig
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
-from itercomp_rl.schema import ALL, POLICY, Config, MemberConfig
 from itercomp_rl.seeds import seed_of
 
 BASE = "base policy"  # the policy before the first round, in tables

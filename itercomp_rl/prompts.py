@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from itercomp_rl.config.schema import PromptsConfig
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS, Prompt
-from itercomp_rl.schema import PromptsConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.shapes.scenes import World, caption, draw_scenes, parse
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from itercomp_rl.errors import CheckpointError
-from learners.engine import Engine
-from learners.shard import COMMIT_NAME
+from learners.engine.engine import Engine
+from learners.engine.shard import COMMIT_NAME
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.config.schema import PolicyConfig
+from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.lora import Lora, add_lora, has_lora
@@ -18,19 +19,18 @@ from itercomp_rl.diffusion.policy import Conditioning, Policy
 from itercomp_rl.diffusion.published import LORA, load_published
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
 from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
 from itercomp_rl.judges.reward import load_reported
-from itercomp_rl.models import checkpoint_path
-from itercomp_rl.records import ImageReader, load_rankings
+from itercomp_rl.ranking.records import ImageReader, load_rankings
 from itercomp_rl.reward.ensemble import RewardEnsemble
-from itercomp_rl.schema import PolicyConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.deltas import DeltaPublisher
-from itercomp_rl.store.ranks import Ranks
 from itercomp_rl.store.store import Store
+from itercomp_rl.store.writers import Ranks
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
-from learners.engine import Engine, Group, open_engine
+from learners.engine.engine import Engine, Group, open_engine
 from learners.ranks import ranks_of
 from learners.reward import engine_spec
 

@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 
 from itercomp_rl.store.layout import JSON
-from itercomp_rl.store.ranks import ALONE, Ranks
-from learners.engine import Group
+from itercomp_rl.store.writers import ALONE, Ranks
+from learners.engine.engine import Group
 
 
 class GroupRanks:

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itercomp_rl import people
-from itercomp_rl.attention import check_attention
+from itercomp_rl.config.schema import ALL, EngineConfig, JudgeConfig, RewardLearningConfig
+from itercomp_rl.diffusion.attention_kernel import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.judges.reward import load_any_reward, reward_role, score_any_size
-from itercomp_rl.records import ImageReader, draw_rows, load_pairs, weighted
+from itercomp_rl.ranking import people
+from itercomp_rl.ranking.records import ImageReader, draw_rows, load_pairs, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
-from itercomp_rl.schema import ALL, EngineConfig, JudgeConfig, RewardLearningConfig
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
-from learners.engine import DTYPES, Engine, EngineSpec, open_engine
+from learners.engine.engine import DTYPES, Engine, EngineSpec, open_engine
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from cluster.main import main
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

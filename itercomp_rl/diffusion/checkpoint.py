@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from itercomp_rl.errors import CheckpointError, ConfigError
-from itercomp_rl.tensor_files import check_whole
+from itercomp_rl.files.tensors import check_whole
 
 # Pipeline class of model_index.json -> the components whose weights a policy needs, besides text encoders.
 WEIGHTS_NEEDED = {

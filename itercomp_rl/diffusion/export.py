@@ -6,11 +6,11 @@ from typing import Any
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from peft import get_peft_model_state_dict
 
-from itercomp_rl.appearing import appearing
 from itercomp_rl.diffusion.denoise import Diffusion
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.files.appearing import appearing
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 

@@ -13,7 +13,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from itercomp_rl.attention import kernel
+from itercomp_rl.diffusion.attention_kernel import kernel
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.diffusion.policy import refuse_not_finite
 from itercomp_rl.errors import CheckpointError, ConfigError

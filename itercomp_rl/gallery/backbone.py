@@ -5,15 +5,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, check_drawing
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.gallery.any_pipeline import AnyPipeline
 from itercomp_rl.items import ModelRef
-from itercomp_rl.models import checkpoint_path
 from itercomp_rl.store.store import Store
 
 T = TypeVar("T")

@@ -5,17 +5,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from itercomp_rl.config.schema import GalleryConfig
 from itercomp_rl.errors import ConfigError, DivergedError
 from itercomp_rl.gallery.backbone import Backbones
 from itercomp_rl.gallery.instance_diffusion.system import InstanceDiffusion
-from itercomp_rl.gallery.lmd import Lmd
-from itercomp_rl.gallery.omost import Omost
-from itercomp_rl.gallery.rpg import Rpg
+from itercomp_rl.gallery.lmd.system import Lmd
+from itercomp_rl.gallery.omost.system import Omost
+from itercomp_rl.gallery.planning.planners import Planners
+from itercomp_rl.gallery.rpg.system import Rpg
 from itercomp_rl.gallery.system import Drawn, GallerySystem
 from itercomp_rl.gallery.text import TextSystem
 from itercomp_rl.items import ModelRef
-from itercomp_rl.planning.planners import Planners
-from itercomp_rl.schema import GalleryConfig
 from itercomp_rl.store.store import Store
 
 

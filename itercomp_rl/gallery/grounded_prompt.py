@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.policy import Policy
-from itercomp_rl.gallery.attention_energy import GuidedObject
-from itercomp_rl.planning.layout import Box, Layout
+from itercomp_rl.gallery.lmd.attention_energy import GuidedObject
+from itercomp_rl.gallery.planning.layout import Box, Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

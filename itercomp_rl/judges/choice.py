@@ -2,12 +2,12 @@
 
 import torch
 
+from itercomp_rl.config.rules.judging import SCORERS
+from itercomp_rl.config.schema import Config
 from itercomp_rl.judges.oracle import OracleScorer
 from itercomp_rl.judges.rank_files import RankFileJudge, load_ranks
 from itercomp_rl.judges.reward import RewardScorer
 from itercomp_rl.judges.scoring import ByScore, GroupJudge, Scorer
-from itercomp_rl.rules.judging import SCORERS
-from itercomp_rl.schema import Config
 
 
 def open_scorer(kind: str, config: Config, device: torch.device) -> Scorer:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Prompt, RewardReport
 from itercomp_rl.judges.scoring import Score
-from itercomp_rl.models import checkpoint_path
-from itercomp_rl.ranking import PlacingRule, Ranking, place_newcomer
+from itercomp_rl.ranking.ranking import PlacingRule, Ranking, place_newcomer
 from itercomp_rl.reward.checkpoint import AnyReward, load_official, load_reward, official_tokenizer
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.store import weights

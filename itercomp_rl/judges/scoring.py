@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from itercomp_rl.items import Prompt
-from itercomp_rl.ranking import Ranking, rank_by_score
-from itercomp_rl.records import Judged
+from itercomp_rl.ranking.ranking import Ranking, rank_by_score
+from itercomp_rl.ranking.records import Judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

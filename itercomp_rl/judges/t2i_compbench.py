@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itercomp_rl.evaluation.geometry import RELATIONS_2D, RELATIONS_3D, relation_of
-from itercomp_rl.evaluation.t2i_compbench import Metrics
+from itercomp_rl.config.schema import CompBenchConfig
+from itercomp_rl.evaluation.t2i_compbench.geometry import RELATIONS_2D, RELATIONS_3D, relation_of
+from itercomp_rl.evaluation.t2i_compbench.metrics import Metrics
 from itercomp_rl.items import Prompt
 from itercomp_rl.judges.scoring import Score
-from itercomp_rl.schema import CompBenchConfig
 
 
 class CompBenchScorer:

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from itercomp_rl.appearing import appearing
 from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.tensors import read_tensors
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.reward.source import HUB_FILE
-from itercomp_rl.tensor_files import read_tensors
 
 AnyReward = RewardModel | ConvReward
 AnyConfig = RewardConfig | ConvConfig

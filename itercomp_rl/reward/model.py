@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.blip.modeling_blip import BlipEncoderLayer
 from transformers.models.blip.modeling_blip_text import BlipTextAttention, BlipTextLayer
 
-from itercomp_rl.attention import kernel
+from itercomp_rl.diffusion.attention_kernel import kernel
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.reward.scorer import Scorer, check_tokenizer
 from itercomp_rl.reward.scorer import TextTokens as TextTokens

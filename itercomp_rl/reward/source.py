@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from itercomp_rl.errors import CheckpointError
-from itercomp_rl.models import checkpoint_path
-from itercomp_rl.tensor_files import PICKLED, check_whole
+from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.files.tensors import PICKLED, check_whole
 
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
 

@@ -15,9 +15,9 @@ from itercomp_rl.errors import CorruptRecordError
 from itercomp_rl.store import weights
 from itercomp_rl.store.chunks import digest
 from itercomp_rl.store.layout import JSON, WAY_OUT
-from itercomp_rl.store.ranks import ALONE, Ranks
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.weights import WeightsRef
+from itercomp_rl.store.writers import ALONE, Ranks
 
 BASE = "base_version"  # attrs key: the anchor that a part belongs to, which the collector keeps as long as the part
 

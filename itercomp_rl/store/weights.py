@@ -23,8 +23,8 @@ from itercomp_rl.store.layout import (
     own_place,
     version_place,
 )
-from itercomp_rl.store.ranks import ALONE, Ranks
 from itercomp_rl.store.store import Store
+from itercomp_rl.store.writers import ALONE, Ranks
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from actors.sampler import Sampler
+from itercomp_rl.config.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt
-from itercomp_rl.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.store.store import Store, open_store
-from tests.checkpoints import make_sd, make_sdxl
+from tests.parts.checkpoints import make_sd, make_sdxl
 
 PROMPTS = tuple(
     Prompt(id=f"p{i}", text=text) for i, text in enumerate(["a red cup left of a blue box", "a dog / on\na cat", ""])

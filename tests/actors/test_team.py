@@ -10,10 +10,10 @@ from ray.exceptions import ActorDiedError
 
 from actors.stopping import stop_on_sigterm
 from actors.team import Gate, Limits, PolicyLearnerGroup, Pool, RemoteRole
-from itercomp_rl.crew import Crew
 from itercomp_rl.errors import StoppedError, StuckError, WorkerDiedError
 from itercomp_rl.items import DrawOrder, ModelRef
-from itercomp_rl.roles import Team
+from itercomp_rl.loop.crew import Crew
+from itercomp_rl.loop.roles import Team
 
 
 class Member:

@@ -14,9 +14,9 @@ import pytest
 from actors.metered import MeteredProgress, MeteredRoller, keep_utilisation, metered
 from actors.telemetry import METRICS, RoleSize, RunMeter
 from itercomp_rl.items import Rollout, RolloutOrder
-from itercomp_rl.metrics import RunLog
-from itercomp_rl.roles import Team
-from itercomp_rl.trackers import Run, Trackers
+from itercomp_rl.loop.roles import Team
+from itercomp_rl.observability.metrics import RunLog
+from itercomp_rl.observability.trackers import Run, Trackers
 
 GPU = RoleSize(members=2, devices=1.0, device="gpu")
 

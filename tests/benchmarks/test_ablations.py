@@ -10,9 +10,9 @@ from gains import gains_over
 from safetensors.torch import load_file
 
 from cluster.run_folder import prepare_folder
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.diffusion.family import load_policy
-from itercomp_rl.models import checkpoint_path
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.store.store import open_store
 
 

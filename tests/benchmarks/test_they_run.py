@@ -11,14 +11,14 @@ import pytest
 from random_models import word_tokenizer
 
 from cluster.run_folder import prepare_folder
+from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.plan import Plan
-from itercomp_rl.results import aspects_tree
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.store.store import open_store
-from tests.checkpoints import make_sdxl
-from tests.one_process import OneProcessRun, small_config
-from tests.spacy_pipeline import spacy_pipeline
+from tests.parts.checkpoints import make_sdxl
+from tests.parts.one_process import OneProcessRun, small_config
+from tests.parts.spacy_pipeline import spacy_pipeline
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from cluster.main import main
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.evaluation.benchmark import samples_of, score_samples
-from tests.small_run import small_run
+from itercomp_rl.evaluation.t2i_compbench.samples import samples_of, score_samples
+from tests.parts.small_run import small_run
 
 
 def refused(*arguments: object, code: int) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from cluster.checks import check_models
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import CheckpointError
-from tests.checkpoints import make_flux, make_pixart, make_sdxl
-from tests.layout_checkpoints import make_gligen
+from tests.parts.checkpoints import make_flux, make_pixart, make_sdxl
+from tests.parts.layout_checkpoints import make_gligen
 
 RPG = "system: rpg, planner: rule"
 

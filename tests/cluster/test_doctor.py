@@ -31,7 +31,7 @@ def test_every_finding_that_is_not_ok_says_what_to_do_and_nothing_is_left_behind
 def test_a_container_that_may_have_little_memory_is_told(
     limit: str, used: str, stat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("itercomp_rl.machine.CGROUP", tmp_path)
+    monkeypatch.setattr("itercomp_rl.forecast.machine.CGROUP", tmp_path)
     (tmp_path / "memory").mkdir()
     for name, text in {
         limit: f"{2**31}\n",

@@ -12,14 +12,14 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from cluster.export import export_run, push
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.errors import CheckpointError, ConfigError
-from itercomp_rl.model_card import Licence
-from itercomp_rl.models import checkpoint_path
+from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.report.model_card import Licence
 from itercomp_rl.reward.checkpoint import load_reward
-from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 

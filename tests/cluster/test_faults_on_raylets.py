@@ -19,10 +19,10 @@ from recovery import drive_alone, kill_myself
 from sleepers import policy_id
 from sleeping_runs import Bench, Fault, Nodes, Watch, kill_node_of, settings, simulated_nodes, started
 
-from itercomp_rl.schema import Config
-from itercomp_rl.stage_times import StageTimes
+from itercomp_rl.config.schema import Config
+from itercomp_rl.forecast.stage_times import StageTimes
 from itercomp_rl.store.store import Store, open_store
-from tests.outcomes import check_ledger
+from tests.parts.outcomes import check_ledger
 
 PROCESSES = ("sampler-0", "judge-0", "reward_learner-0", "roller-1", "policy_learner-0", "policy_learner-1")
 RAYLET = "raylet of policy_learner-0"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cluster.launch import held_out_pictures
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.plan import Plan
 from itercomp_rl.store.store import open_store
 

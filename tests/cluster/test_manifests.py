@@ -16,9 +16,9 @@ from ray._private.runtime_env.packaging import create_package
 
 from cluster.main import main
 from cluster.placement import workers
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.store.store import open_store
-from tests.small_run import small_run
+from tests.parts.small_run import small_run
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "cluster" / "manifests"

@@ -10,7 +10,7 @@ import pytest
 
 from actors.worker import WorkerSpec
 from cluster.placement import Node, check_room, unplaced, workers
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

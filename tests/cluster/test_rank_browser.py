@@ -10,16 +10,16 @@ import torch
 from aiohttp import web
 
 from cluster.rank_page import make_app
-from itercomp_rl import people
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.items import RankOrder, RewardOrder, RewardReport
-from itercomp_rl.rank_page.session import Session, load_tasks
-from itercomp_rl.records import rankings_attrs
+from itercomp_rl.ranking import people
+from itercomp_rl.ranking.page.session import Session, load_tasks
+from itercomp_rl.ranking.records import rankings_attrs
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 from learners.reward import RewardLearner
-from tests.browser import chromium
-from tests.rank_store import make_rank_store
+from tests.parts.browser import chromium
+from tests.parts.rank_store import make_rank_store
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from cluster.rank_page import is_loopback, make_app
-from itercomp_rl import people
-from itercomp_rl.rank_page.session import Session, load_tasks
-from tests.rank_store import MODELS, make_rank_store
+from itercomp_rl.ranking import people
+from itercomp_rl.ranking.page.session import Session, load_tasks
+from tests.parts.rank_store import MODELS, make_rank_store
 
 
 def visit(script: Callable[[TestClient], Awaitable[None]], token: str | None = None):

@@ -9,12 +9,12 @@ from click.testing import CliRunner
 
 from cluster.main import main
 from cluster.placement import workers
-from itercomp_rl.architectures import KNOWN, architecture
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
 from itercomp_rl.diffusion.family import FAMILIES
-from itercomp_rl.memory import check_memory
+from itercomp_rl.forecast.memory import check_memory
+from itercomp_rl.forecast.model_sizes import KNOWN, architecture
 from itercomp_rl.plan import Plan
-from itercomp_rl.schema import Config
 
 REAL = {
     "itercomp_sdxl": 4,

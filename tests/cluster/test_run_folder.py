@@ -10,7 +10,7 @@ import pytest
 
 from cluster.costs import RunCosts
 from cluster.run_folder import claimed, settled
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
 
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -12,7 +12,7 @@ import torch
 
 from cluster.run_folder import load_run
 from itercomp_rl.store import weights
-from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 
 MAKERS = {"sd": make_sd, "sdxl": make_sdxl, "sd3": make_sd3, "flux": make_flux}
 ENGINES = {"plain": ("plain", 0), "zero1": ("deepspeed", 1), "zero3": ("deepspeed", 3)}

@@ -1,7 +1,7 @@
 """Any role killed at any moment, in any part of its work: the run ends in the same store and weights, bit for bit.
 
-The real loop, store, models and learners, in one process (tests/one_process.py): what is killed forgets all it held, in
-the middle of a write too. Kills of real processes are in test_kills.py.
+The real loop, store, models and learners, in one process (tests/parts/one_process.py): what is killed forgets all it
+held, in the middle of a write too. Kills of real processes are in test_kills.py.
 """
 
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from itercomp_rl.config.schema import Config
+from itercomp_rl.evaluation.scores import aspects_tree, mean_gain
 from itercomp_rl.plan import Plan
-from itercomp_rl.records import load_rankings
-from itercomp_rl.results import aspects_tree, mean_gain
-from itercomp_rl.schema import Config
+from itercomp_rl.ranking.records import load_rankings
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from tests.one_process import DriverKilledError, Kill, OneProcessRun, small_config
-from tests.outcomes import assert_same, outcome
+from tests.parts.one_process import DriverKilledError, Kill, OneProcessRun, small_config
+from tests.parts.outcomes import assert_same, outcome
 
 ROLES = ("sampler", "judge", "reward_learner", "roller", "policy_learner", "driver")
 MOMENTS = ("evaluation", "gallery", "rewards", "policy", "second round")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.run_folder import load_run
-from itercomp_rl.records import load_rankings
+from itercomp_rl.ranking.records import load_rankings
 from tests.end_to_end.test_tiny_run import itercomp
 
 pytestmark = pytest.mark.slow

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 
 from actors.worker import RoleSpec, WorkerSpec
 from cluster.processes import cluster, places, start_workers
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt
 from itercomp_rl.store.store import open_store
-from tests.checkpoints import make_flux, make_pixart, make_sd3, make_sdxl
-from tests.layout_checkpoints import instance_state, make_gligen, make_layers, make_sd1
+from tests.parts.checkpoints import make_flux, make_pixart, make_sd3, make_sdxl
+from tests.parts.layout_checkpoints import instance_state, make_gligen, make_layers, make_sd1
 
 pytestmark = pytest.mark.slow
 

@@ -8,12 +8,12 @@ import torch
 
 from cluster.launch import reusable_work
 from cluster.run_folder import prepare_folder
+from itercomp_rl.config.schema import Config
 from itercomp_rl.plan import Plan
-from itercomp_rl.reuse import take_over
-from itercomp_rl.schema import Config
+from itercomp_rl.run.reuse import take_over
 from itercomp_rl.store.store import Store, open_store
-from tests.one_process import OneProcessRun, small_config
-from tests.outcomes import assert_same, outcome
+from tests.parts.one_process import OneProcessRun, small_config
+from tests.parts.outcomes import assert_same, outcome
 
 
 @pytest.fixture(autouse=True)

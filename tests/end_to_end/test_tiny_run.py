@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cluster.run_folder import load_run
+from itercomp_rl.forecast.stage_times import measured_times
 from itercomp_rl.plan import Plan
-from itercomp_rl.stage_times import measured_times
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import verify
 

@@ -45,8 +45,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_brings_its_configs_and_weights(python: Path, tmp_path: Path) -> None:
     code = (
-        "import itercomp_rl, json; from itercomp_rl.config import load_config, preset; "
-        "from itercomp_rl.models import checkpoint_path; load_config('quickstart'); "
+        "import itercomp_rl, json; from itercomp_rl.config.load import load_config, preset; "
+        "from itercomp_rl.files.checkpoint_path import checkpoint_path; load_config('quickstart'); "
         "print(json.dumps([itercomp_rl.__file__, str(preset('base')), checkpoint_path('embedded:base')]))"
     )
     places = json.loads(output(python, "-c", code, cwd=tmp_path))

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from itercomp_rl.attention import check_attention, set_attention
+from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step
 from itercomp_rl.errors import ConfigError
-from learners.engine import EngineSpec, Group, join_group, open_engine
+from learners.engine.engine import EngineSpec, Group, join_group, open_engine
 from learners.ranks import GroupRanks
-from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 from tests.end_to_end.test_families import check_run, run_family
-from tests.itercomp_rl.reward.tiny import images, texts, tiny_model
-from tests.learners.engine_rank import SETTINGS, Net, train
+from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.parts.engine_rank import SETTINGS, Net, train
+from tests.parts.tiny_rewards import images, texts, tiny_model
 
 pytestmark = [
     pytest.mark.gpu,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.plan import Plan
 
 FILES = ["prompts.source=files", "judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward"]

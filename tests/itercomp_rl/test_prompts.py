@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import Prompt
 from itercomp_rl.prompts import file_prompts, held_out_prompts, prompts_to_show, training_prompts, user_prompts

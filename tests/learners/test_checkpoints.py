@@ -8,7 +8,7 @@ import torch
 
 from itercomp_rl.errors import CheckpointError
 from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from learners.engine import Engine, EngineSpec, open_engine
+from learners.engine.engine import Engine, EngineSpec, open_engine
 
 
 def learner() -> Engine:

@@ -11,21 +11,21 @@ import pytest
 import torch
 
 from actors.roller import Roller
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import DivergedError, MissingRecordError
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import PolicyOrder, RewardReport, Rollout
-from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.reward.checkpoint import load_reward
-from itercomp_rl.schema import Config
 from itercomp_rl.store import weights
 from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.retention import leases
 from itercomp_rl.store.store import Store, open_store
-from learners.engine import Group
+from learners.engine.engine import Group
 from learners.policy import PolicyLearner
-from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 
 CPU = torch.device("cpu")
 ALONE = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo")

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from itercomp_rl.diffusion.family import load_policy
-from itercomp_rl.models import checkpoint_path
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from learners.engine import Group
-from tests.checkpoints import make_sdxl
-from tests.learners.policy_rank import BASE, UPDATES, learn
+from learners.engine.engine import Group
+from tests.parts.checkpoints import make_sdxl
+from tests.parts.policy_rank import BASE, UPDATES, learn
 
 ROOT = Path(__file__).parents[2]
 ALONE = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo")
@@ -50,7 +50,7 @@ def run_pair(folder: Path) -> list[dict[str, list[float]]]:
     orders = json.dumps({"folder": str(folder), "cases": CASES})
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.learners.policy_rank", orders, str(rank), port],
+            [sys.executable, "-m", "tests.parts.policy_rank", orders, str(rank), port],
             cwd=ROOT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

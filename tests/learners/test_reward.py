@@ -6,20 +6,20 @@ import pathlib
 import pytest
 import torch
 
-from itercomp_rl.config import load_config
-from itercomp_rl.divergence import trusted
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import PairWeightsConfig
 from itercomp_rl.errors import DivergedError
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, RankOrder, RewardOrder
-from itercomp_rl.models import checkpoint_path
-from itercomp_rl.rank_page.session import Session, load_tasks
-from itercomp_rl.records import rankings_attrs
+from itercomp_rl.loop.divergence import trusted
+from itercomp_rl.ranking.page.session import Session, load_tasks
+from itercomp_rl.ranking.records import rankings_attrs
 from itercomp_rl.reward.checkpoint import load_reward, save_reward
 from itercomp_rl.reward.conv import ConvReward
-from itercomp_rl.schema import PairWeightsConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store
 from learners.reward import RewardLearner
-from tests.rank_store import MODELS, make_rank_store
+from tests.parts.rank_store import MODELS, make_rank_store
 
 HALVES = ("r001-00000", "r001-00001")
 ORDER = RewardOrder(aspect="attribute", round=0, version=0, start_version=None, rankings=("r000-00000",))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, Prompt, RankOrder, RewardOrder
 from itercomp_rl.prompts import prompt_id
-from itercomp_rl.ranking import Ranking
-from itercomp_rl.records import Judged, rankings_attrs
-from itercomp_rl.schema import Config
+from itercomp_rl.ranking.ranking import Ranking
+from itercomp_rl.ranking.records import Judged, rankings_attrs
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 from learners.reward import RewardLearner

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models
 from transformers import BlipConfig, BlipForQuestionAnswering, PreTrainedTokenizerFast
 
-from itercomp_rl.evaluation.geometry import (
+from itercomp_rl.evaluation.t2i_compbench.geometry import (
     RELATIONS_2D,
     RELATIONS_3D,
     Detection,
@@ -24,8 +24,8 @@ from itercomp_rl.evaluation.geometry import (
     score_3d,
     score_counts,
 )
-from itercomp_rl.evaluation.vqa import BlipVqa, phrases_score
-from tests.spacy_pipeline import spacy_pipeline
+from itercomp_rl.evaluation.t2i_compbench.vqa import BlipVqa, phrases_score
+from tests.parts.spacy_pipeline import spacy_pipeline
 
 TOLERANCE = 1e-6
 MODES: tuple[Mode, ...] = ("official", "fixed")
@@ -39,7 +39,7 @@ def folder(parity_dir: Path) -> Path:
 @pytest.fixture(scope="module")
 def language():
     name = spacy_pipeline()
-    from itercomp_rl.evaluation.language import Language
+    from itercomp_rl.evaluation.t2i_compbench.language import Language
 
     return Language(name)
 
@@ -117,7 +117,7 @@ def test_adjectives_are_dropped_as_recorded(folder: Path, language) -> None:
 
 def test_three_in_one_scores_are_the_recorded_ones(folder: Path) -> None:
     pytest.importorskip("spacy", reason="the metrics' module imports spaCy")
-    from itercomp_rl.evaluation.t2i_compbench import combined, complex_kind
+    from itercomp_rl.evaluation.t2i_compbench.metrics import combined, complex_kind
 
     recorded = read(folder, "three_in_one")
     assert [complex_kind(prompt) for prompt in recorded["prompts"]] == recorded["kind"]

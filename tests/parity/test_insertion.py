@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from itercomp_rl.ranking import place_newcomer
+from itercomp_rl.ranking.ranking import place_newcomer
 
 
 @pytest.fixture(scope="module")

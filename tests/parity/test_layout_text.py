@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from itercomp_rl.errors import PlanError
-from itercomp_rl.planning.layout_text import fit, read_answer
+from itercomp_rl.gallery.planning.layout_text import fit, read_answer
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from itercomp_rl.gallery.attention_energy import Energy, attention_energy, box_mask, reference_energy
-from itercomp_rl.planning.layout import Box
+from itercomp_rl.gallery.lmd.attention_energy import Energy, attention_energy, box_mask, reference_energy
+from itercomp_rl.gallery.planning.layout import Box
 
 TOLERANCE = 1e-5
 

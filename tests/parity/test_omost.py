@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from itercomp_rl.errors import PlanError
-from itercomp_rl.gallery.canvas_attention import CanvasAttention, CanvasBank
 from itercomp_rl.gallery.karras import dpmpp_2m, karras_sigmas, nearest_timestep
-from itercomp_rl.gallery.omost import painted
-from itercomp_rl.planning.canvas import Condition, parse_canvas, sub_prompts
-from tests.parity.recorded import attention_of
+from itercomp_rl.gallery.omost.canvas_attention import CanvasAttention, CanvasBank
+from itercomp_rl.gallery.omost.system import painted
+from itercomp_rl.gallery.planning.canvas import Condition, parse_canvas, sub_prompts
+from tests.parts.recorded import attention_of
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from itercomp_rl.ranking import Ranking, pairs_of, places_of_rank
+from itercomp_rl.ranking.ranking import Ranking, pairs_of, places_of_rank
 from itercomp_rl.reward.checkpoint import official_names
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss

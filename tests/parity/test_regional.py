@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from itercomp_rl.errors import PlanError
-from itercomp_rl.gallery.region_attention import RegionAttention, RegionBank
-from itercomp_rl.planning.regions import split_cells
-from tests.parity.recorded import attention_of
+from itercomp_rl.gallery.planning.regions import split_cells
+from itercomp_rl.gallery.rpg.region_attention import RegionAttention, RegionBank
+from tests.parts.recorded import attention_of
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import ConvNextConfig
 
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.files.tensors import read_tensors
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
-from itercomp_rl.tensor_files import read_tensors
 
 PORT_FILE = "unet/diffusion_pytorch_model.safetensors"
 _HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")

@@ -15,7 +15,7 @@ from itercomp_rl.gallery.instance_diffusion.unifusion import (
     NUM_SCRIBBLE_POINTS,
     Instances,
 )
-from itercomp_rl.planning.layout import MAX_BOXES, Box, Layout
+from itercomp_rl.gallery.planning.layout import MAX_BOXES, Box, Layout
 
 Point = tuple[float, float]  # x, y in shares of width and height
 

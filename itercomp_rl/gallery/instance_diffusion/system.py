@@ -17,10 +17,10 @@ from itercomp_rl.gallery.instance_diffusion.checkpoint import load_layers
 from itercomp_rl.gallery.instance_diffusion.instances import Instance, Picture, instance_tensors, picture_of
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.sampler import multi_instance_sample
+from itercomp_rl.gallery.planning.planners import Planners
 from itercomp_rl.gallery.sampling import refuse_vain_negative
 from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import ModelRef
-from itercomp_rl.planning.planners import Planners
 
 ALONE = 0.36  # share of the steps that instances take apart
 GATES = (0.75, 0.0, 0.25)  # share of the steps with gates open, falling, shut

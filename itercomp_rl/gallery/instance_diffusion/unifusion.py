@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ConvNextConfig, ConvNextModel
 
-from itercomp_rl.planning.layout import MAX_BOXES
+from itercomp_rl.gallery.planning.layout import MAX_BOXES
 
 # B images, N slots for instances, D width of the pooled text, S side of the masks, K kinds of location
 

@@ -6,7 +6,7 @@ import pytest
 
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
-from tests.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 
 MAKERS = {"sd": make_sd, "sdxl": make_sdxl, "sd3": make_sd3, "flux": make_flux}
 

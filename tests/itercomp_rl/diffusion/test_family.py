@@ -9,7 +9,7 @@ import torch
 from itercomp_rl.diffusion.checkpoint import SAMPLERS, WEIGHTS_NEEDED, check_checkpoint, check_sampler
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.errors import CheckpointError, ConfigError
-from tests.checkpoints import make_sd
+from tests.parts.checkpoints import make_sd
 
 
 def test_the_quick_check_and_the_loader_know_the_same_families() -> None:

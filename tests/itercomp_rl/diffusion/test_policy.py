@@ -14,7 +14,7 @@ from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.diffusion.policy import Conditioning, Policy, as_uint8
 from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
-from tests.checkpoints import make_flux
+from tests.parts.checkpoints import make_flux
 
 # Raised inside diffusers' Euler scheduler, which only the reference pictures use.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.errors import DivergedError
 from itercomp_rl.evaluation.denoising import PICTURES, denoising_losses
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import MeasureOrder
-from itercomp_rl.models import checkpoint_path
 from itercomp_rl.plan import Plan
 from itercomp_rl.shapes.oracle import grade
 from itercomp_rl.shapes.scenes import parse

@@ -11,16 +11,16 @@ import torch
 from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file, save_file
 
+from itercomp_rl.config.rules.gallery import SYSTEMS as KNOWN_SYSTEMS
+from itercomp_rl.config.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
 from itercomp_rl.gallery.any_pipeline import AnyPipeline
 from itercomp_rl.gallery.gallery import SYSTEMS, Gallery
 from itercomp_rl.items import ModelRef
-from itercomp_rl.rules.gallery import SYSTEMS as KNOWN_SYSTEMS
-from itercomp_rl.schema import GalleryConfig, PlannerConfig
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from tests.checkpoints import make_flux, make_pixart, make_sd, make_sd3, make_sdxl
+from tests.parts.checkpoints import make_flux, make_pixart, make_sd, make_sd3, make_sdxl
 
 PROMPTS = [
     "a red cup left of a blue box",

@@ -3,8 +3,8 @@
 import pytest
 
 from itercomp_rl.gallery.grounded_prompt import grounded_prompt
-from itercomp_rl.planning.layout import Box, Layout
-from tests.checkpoints import word_tokenizer
+from itercomp_rl.gallery.planning.layout import Box, Layout
+from tests.parts.checkpoints import word_tokenizer
 
 TOKENIZER = word_tokenizer(length=12)
 

@@ -11,7 +11,7 @@ from diffusers import EulerDiscreteScheduler
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.gallery.karras import ZERO_SNR_SIGMA, dpmpp_2m, karras_sigmas, sample_karras
-from tests.checkpoints import make_flux, make_sd
+from tests.parts.checkpoints import make_flux, make_sd
 
 
 def test_levels_fall_from_the_largest_to_the_smallest_and_then_zero() -> None:

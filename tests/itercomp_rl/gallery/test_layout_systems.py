@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from actors.sampler import Sampler
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from tests.layout_checkpoints import instance_state, make_gligen, make_layers, make_sd1
+from tests.parts.layout_checkpoints import instance_state, make_gligen, make_layers, make_sd1
 
 TEXTS = ("a red cup to the left of a blue ball", "a green cat and a dog", "")
 PROMPTS = tuple(Prompt(id=f"p{i}", text=text) for i, text in enumerate(TEXTS))

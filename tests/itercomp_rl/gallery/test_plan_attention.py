@@ -5,8 +5,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from itercomp_rl.gallery.attention import map_size
-from itercomp_rl.gallery.canvas_attention import CanvasAttention, CanvasBank
-from itercomp_rl.gallery.region_attention import RegionAttention, RegionBank
+from itercomp_rl.gallery.omost.canvas_attention import CanvasAttention, CanvasBank
+from itercomp_rl.gallery.rpg.region_attention import RegionAttention, RegionBank
 
 H, W, TOKENS = 6, 8, 5
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.items import ImageRef, Prompt
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import RewardScorer
-from itercomp_rl.records import ImageReader
-from tests.judge_checkpoints import make_clip, make_depth, make_detector, make_vqa
-from tests.rank_store import MODELS, make_rank_store
-from tests.spacy_pipeline import spacy_pipeline
+from itercomp_rl.ranking.records import ImageReader
+from tests.parts.judge_checkpoints import make_clip, make_depth, make_detector, make_vqa
+from tests.parts.rank_store import MODELS, make_rank_store
+from tests.parts.spacy_pipeline import spacy_pipeline
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.preference import freeze
 from itercomp_rl.reward.scorer import TextTokens
-from tests.itercomp_rl.reward.tiny import images, tiny_model
+from tests.parts.tiny_rewards import images, tiny_model
 
 PAD, END = 0, 19
 

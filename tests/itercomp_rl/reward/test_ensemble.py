@@ -8,7 +8,7 @@ import torch
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.model import TextTokens
 from itercomp_rl.reward.preference import freeze
-from tests.itercomp_rl.reward.tiny import TOWER, images, texts, tiny_model
+from tests.parts.tiny_rewards import TOWER, images, texts, tiny_model
 
 
 def three_aspects(fix_rate: float) -> RewardEnsemble:

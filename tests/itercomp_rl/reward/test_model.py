@@ -7,7 +7,7 @@ from transformers.models.blip.modeling_blip import BlipEncoderLayer
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.reward.model import RewardConfig, RewardModel, TextTokens
-from tests.itercomp_rl.reward.tiny import TOWER, images, texts, tiny_config, tiny_model
+from tests.parts.tiny_rewards import TOWER, images, texts, tiny_config, tiny_model
 
 
 def transformers_features(model: RewardModel, image: Tensor, tokens: TextTokens) -> Tensor:

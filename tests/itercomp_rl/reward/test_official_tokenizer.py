@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cluster.checks import check_models
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.judges.reward import load_any_reward
 from itercomp_rl.reward.checkpoint import official_names

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.checks import check_models
-from itercomp_rl.config import load_config
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.reward.checkpoint import export_reward, save_reward
 from itercomp_rl.reward.source import check_reward_source

@@ -11,7 +11,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from itercomp_rl.store.store import Store, open_store
-from tests.itercomp_rl.store.small_s3 import SmallS3, small_s3
+from tests.parts.small_s3 import SmallS3, small_s3
 
 _BUCKETS = itertools.count()
 

@@ -16,7 +16,7 @@ from itercomp_rl.store.backend import Backend, connect
 from itercomp_rl.store.layout import encode_commit
 from itercomp_rl.store.retention import verify
 from itercomp_rl.store.store import Store, open_store
-from tests.itercomp_rl.store.small_s3 import SmallS3
+from tests.parts.small_s3 import SmallS3
 
 
 def _mount(options: str, directory: Path) -> bool:

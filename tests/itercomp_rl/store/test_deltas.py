@@ -12,7 +12,7 @@ from itercomp_rl.store.deltas import DeltaPublisher, load_whole
 from itercomp_rl.store.layout import encode_commit, version_place
 from itercomp_rl.store.retention import collect
 from itercomp_rl.store.store import Store, open_store
-from tests.itercomp_rl.store.thread_ranks import Table
+from tests.parts.thread_writers import Table
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from itercomp_rl.store.address import secret_part
 from itercomp_rl.store.layout import record_place
 from itercomp_rl.store.retention import verify
 from itercomp_rl.store.store import open_store
-from tests.itercomp_rl.store.small_s3 import SmallS3
+from tests.parts.small_s3 import SmallS3
 
 
 def images(seed: int) -> np.ndarray:

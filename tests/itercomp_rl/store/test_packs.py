@@ -15,7 +15,7 @@ from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, record_place
 from itercomp_rl.store.packs import PACKED_AFTER_S, compact, scatter
 from itercomp_rl.store.retention import collect, verify
 from itercomp_rl.store.store import Store, open_store
-from tests.itercomp_rl.store.small_s3 import SmallS3
+from tests.parts.small_s3 import SmallS3
 
 OLD = 1.7e9
 NOW = OLD + PACKED_AFTER_S + 1

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.store_cli import summary
+from cluster.cli.store import summary
 from itercomp_rl.errors import CorruptRecordError, InvalidNameError
 from itercomp_rl.store import weights
 from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, attempt_name, record_place, seal, version_place

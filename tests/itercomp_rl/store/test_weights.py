@@ -14,7 +14,7 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, ArrayInfo
 from itercomp_rl.store.retention import verify
 from itercomp_rl.store.store import Store, open_store
-from tests.itercomp_rl.store.thread_ranks import Table
+from tests.parts.thread_writers import Table
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16,

@@ -7,7 +7,7 @@ import pytest
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
-from tests.layout_checkpoints import make_layers, make_sd1
+from tests.parts.layout_checkpoints import make_layers, make_sd1
 
 
 @pytest.fixture(scope="session")

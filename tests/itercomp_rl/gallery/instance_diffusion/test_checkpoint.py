@@ -14,7 +14,7 @@ from itercomp_rl.errors import CheckpointError
 from itercomp_rl.gallery.instance_diffusion.checkpoint import layer_names, load_layers, original_name
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
-from tests.layout_checkpoints import instance_state, save_port
+from tests.parts.layout_checkpoints import instance_state, save_port
 
 
 def assert_same(found: InstanceLayers, expected: InstanceLayers) -> None:

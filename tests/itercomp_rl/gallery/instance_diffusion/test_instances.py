@@ -14,7 +14,7 @@ from itercomp_rl.gallery.instance_diffusion.instances import (
     polygon_points,
     scribble_points,
 )
-from itercomp_rl.planning.layout import Box, Layout
+from itercomp_rl.gallery.planning.layout import Box, Layout
 
 BOX = Box(phrase="a cup", left=0.2, top=0.4, right=0.6, bottom=0.8)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers, ScaleU, scale_low_frequencies
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
-from tests.layout_checkpoints import make_layers, make_unet
+from tests.parts.layout_checkpoints import make_layers, make_unet
 
 TOKENS = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
 

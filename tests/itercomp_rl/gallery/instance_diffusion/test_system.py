@@ -10,7 +10,7 @@ from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.gallery.instance_diffusion.instances import Instance, Picture
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.system import InstanceSampler
-from itercomp_rl.planning.layout import Box
+from itercomp_rl.gallery.planning.layout import Box
 
 CUP = Instance(phrase="a red cup", box=Box(phrase="a red cup", left=0, top=0.2, right=0.5, bottom=0.8))
 BALL = Instance(phrase="a blue ball", box=Box(phrase="a blue ball", left=0.5, top=0.2, right=1, bottom=0.8))

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import ConvNextConfig
 
 from itercomp_rl.gallery.instance_diffusion.unifusion import DIMS, Instances, UniFusion, fourier_features
-from itercomp_rl.planning.layout import MAX_BOXES
+from itercomp_rl.gallery.planning.layout import MAX_BOXES
 
 CONVNEXT = ConvNextConfig(hidden_sizes=[4, 4, 8, 8], depths=[1, 1, 1, 1])
 

@@ -1,0 +1,1 @@
+"""The commands of `itercomp`, one file for each group; `cluster.main` joins them."""

@@ -1,0 +1,94 @@
+"""What can be asked of a finished run: measure its versions anew, draw with them. In this process, without Ray."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itercomp_rl.config.schema import Config
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.evaluation.scores import Graded, aspects_of
+from itercomp_rl.gallery.gallery import Gallery
+from itercomp_rl.items import DrawOrder, ModelRef
+from itercomp_rl.judges.choice import open_scorer
+from itercomp_rl.judges.scoring import Scorer
+from itercomp_rl.plan import Plan, draw_evaluations
+from itercomp_rl.prompts import check_prompt, held_out_prompts, user_prompts
+from itercomp_rl.report.results import save_grid
+from itercomp_rl.store import weights
+from itercomp_rl.store.store import Store
+
+
+def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None, seed: int, num: int) -> dict[str, Any]:
+    """The `aspects` object of results.json for every published version, drawn and graded anew.
+
+    Nothing is written to the store. Raises: ConfigError for prompts outside the world.
+    """
+    if file is not None:
+        chosen = [(prompt, repeat) for prompt in user_prompts(file, config.prompts) for repeat in range(num)]
+    else:
+        chosen = held_out_prompts(config.prompts, num, seed, split)
+    plan = Plan(config=config)
+    published = set(weights.versions(store, "policy"))
+    models = [model for model in plan.evaluated() if model.version is None or model.version in published]
+    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device())
+    grades = {
+        model.name: _grades(gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)))
+        for model in models
+    }
+    rounds = [plan.policy(version).name for version in sorted(published) if version < plan.rounds]
+    return aspects_of(grades, plan.policy(-1).name, rounds)
+
+
+def _grades(gallery: Gallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
+    found: dict[str, list[Graded]] = {}
+    place = 0
+    for order in orders:
+        images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
+        for prompt, scores in zip(order.prompts, scorer.score(order.prompts, list(images)), strict=True):
+            for aspect, score in scores.items():
+                grade = Graded(place=place, prompt=prompt.id, score=score.value, passed=score.passed)
+                found.setdefault(aspect, []).append(grade)
+            place += 1
+    return found
+
+
+def generate_image(
+    config: Config, store: Store, prompt: str, *, round_: int | None, seeds: list[int], compare: bool, out: Path | None
+) -> Path:
+    """A PNG of the prompt drawn by one version of a run (1 = after the first round), beside the base if asked.
+
+    Raises: ConfigError if that round has published nothing, or the prompt is empty or outside the embedded world.
+    """
+    check_prompt(prompt, config.prompts)
+    plan, published = Plan(config=config), weights.versions(store, "policy")
+    version = (published[-1] if published else -1) if round_ is None else round_ - 1
+    if version not in [-1, *published]:
+        have = ", ".join(str(v + 1) for v in published) or "none"
+        raise ConfigError(f"--round is {round_}: published rounds of this run are {have} (0 is the base)")
+    models = [plan.policy(version)] if not compare or version == -1 else [plan.policy(-1), plan.policy(version)]
+    gallery = _gallery(config, store)
+    columns = [gallery.draw(model, [prompt] * len(seeds), seeds).images for model in models]
+    path = out or Path("".join(c if c.isalnum() else "-" for c in prompt)[:80] + ".png")
+    titles = [_title(model) for model in models]
+    save_grid(
+        path,
+        [[column[i] for column in columns] for i in range(len(seeds))],
+        [f"{prompt}\nseed {s}" for s in seeds],
+        titles,
+    )
+    return path
+
+
+def _title(model: ModelRef) -> str:
+    return "base" if model.version is None else f"round {model.version + 1}"
+
+
+def _gallery(config: Config, store: Store) -> Gallery:
+    return Gallery(store, replace(config.gallery, max_loaded=1), _device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,115 @@
+"""Reading a run's settings: base.yaml, a file over it, overrides over that; impossible ones stop here.
+
+Imports neither torch nor ray: a wrong config fails at once.
+"""
+
+import difflib
+from dataclasses import fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from itercomp_rl.config.rules.check import check
+from itercomp_rl.config.schema import Config, MemberConfig, PlannerConfig
+from itercomp_rl.errors import ConfigError
+
+
+def preset(name: str) -> Path:
+    """The shipped config `name` ("quickstart"), from a checkout or an installed package."""
+    checkout = Path(__file__).resolve().parents[2] / "configs"
+    folder = checkout if checkout.is_dir() else Path(str(resources.files("itercomp_rl") / "presets"))
+    return folder / f"{name}.yaml"
+
+
+def load_config(file: str | Path, overrides: list[str] | None = None) -> Config:
+    """base.yaml, then `file`, then dotlist overrides ("policy.updates=10"), checked.
+
+    Raises: ConfigError naming the key, the value and the way out.
+    """
+    path = Path(file)
+    if not path.exists() and path.suffix == "" and preset(str(file)).exists():
+        path = preset(str(file))
+    if not path.is_file():
+        raise ConfigError(f"config {str(file)!r} does not exist: give a YAML file or one of {', '.join(_presets())}")
+    base = _read(preset("base"))
+    own = _read(path)
+    _known(OmegaConf.to_container(own), Config, "", str(path))
+    if OmegaConf.select(own, "gallery.members") is not None:
+        OmegaConf.update(base, "gallery.members", {}, merge=False)  # a file's gallery replaces the base's
+    merged = _merge(base, own, str(path))
+    for text in overrides or []:
+        if "=" not in text or text.startswith(("+", "-", "~")):
+            raise ConfigError(f"override {text!r} is not of the form key=value, such as policy.updates=10")
+        try:
+            override = OmegaConf.from_dotlist([text])
+        except Exception as error:  # OmegaConf raises PyYAML's own classes here
+            raise ConfigError(f"override {text!r} cannot be read: {error}") from error
+        merged = _merge(merged, override, f"override {text!r}")
+    return config_from(OmegaConf.to_container(merged, resolve=True))
+
+
+def config_from(tree: Any) -> Config:
+    """A checked Config from a plain tree that states every key."""
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(tree)))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, Config)
+    check(config)
+    return config
+
+
+def to_tree(config: Config) -> dict[str, Any]:
+    """The plain tree of a config, for JSON and YAML."""
+    tree = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _presets() -> list[str]:
+    return sorted(path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base")
+
+
+def _read(path: Path) -> DictConfig:
+    try:
+        tree = OmegaConf.load(path)
+    except Exception as error:  # PyYAML's errors and OSError alike: all mean the file cannot be read
+        raise ConfigError(f"config {str(path)!r} cannot be read: {error}") from error
+    if isinstance(tree, ListConfig):
+        raise ConfigError(f"config {str(path)!r} is a list; it must be a mapping such as 'run: {{name: first}}'")
+    return tree
+
+
+# Under these keys a file names new entries; everywhere else a key unknown to base.yaml is a mistake.
+_OPEN = {"gallery.members": MemberConfig, "gallery.planners": PlannerConfig}
+
+
+def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
+    _known(OmegaConf.to_container(extra), Config, "", where)
+    merged = OmegaConf.merge(base, extra)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _known(tree: Any, schema: Any, prefix: str, where: str) -> None:
+    if not isinstance(tree, dict):
+        if is_dataclass(schema):
+            raise ConfigError(
+                f"{where}: {prefix} is {tree!r}; it must be a mapping with {', '.join(f.name for f in fields(schema))}"
+            )
+        return
+    names = {f.name: f.type for f in fields(schema)}
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"known: {', '.join(names)}"
+            raise ConfigError(f"{where}: unknown key {name}; {hint}")
+        if name in _OPEN and isinstance(value, dict):
+            for entry, content in value.items():
+                _known(content, _OPEN[name], f"{name}.{entry}", where)
+        elif is_dataclass(names[key]):
+            _known(value, names[key], name, where)

@@ -1,0 +1,114 @@
+"""Settings of the reward and policy learners: engines, updates, steps and batches."""
+
+import math
+
+from itercomp_rl.config.rules.terms import check_side, one_of, require
+from itercomp_rl.config.schema import ALL, Config
+from itercomp_rl.errors import ConfigError
+
+
+def check_learning(config: Config) -> None:
+    """How rewards and policy learn; counts and shares are in bounds already."""
+    _engines(config)
+    _reward(config)
+    _policy(config)
+
+
+def _engines(config: Config) -> None:
+    for name, engine in (("policy", config.policy.engine), ("reward", config.reward.engine)):
+        one_of(f"{name}.engine.kind", engine.kind, ("plain", "deepspeed"))
+        one_of(f"{name}.engine.optimizer", engine.optimizer, ("adamw", "adamw_8bit"))
+        require(
+            engine.optimizer == "adamw" or engine.kind == "plain",
+            f"{name}.engine.optimizer",
+            engine.optimizer,
+            "needs engine.kind plain: DeepSpeed shares Adam's moments out instead (engine.zero_stage)",
+        )
+        one_of(f"{name}.engine.dtype", engine.dtype, ("fp32", "bf16"))
+        require(0 <= engine.zero_stage <= 3, f"{name}.engine.zero_stage", engine.zero_stage, "must be 0, 1, 2 or 3")
+        require(engine.lr > 0 and math.isfinite(engine.lr), f"{name}.engine.lr", engine.lr, "must be above 0")
+        require(engine.grad_clip > 0, f"{name}.engine.grad_clip", engine.grad_clip, "must be above 0")
+    if config.reward.engine.kind == "deepspeed" and config.actors.layout == "shared":
+        raise ConfigError(
+            "reward.engine.kind is 'deepspeed' with actors.layout 'shared': a process can belong to one DeepSpeed "
+            "group, the policy's; set reward.engine.kind=plain or actors.layout=separate"
+        )
+
+
+def _reward(config: Config) -> None:
+    reward = config.reward
+    one_of("reward.on_bad_reward", reward.on_bad_reward, ("stop", "drop"))
+    require(
+        reward.micro_batch is None or 1 <= reward.micro_batch <= reward.batch,
+        "reward.micro_batch",
+        reward.micro_batch,
+        f"must be from 1 to reward.batch ({reward.batch}), or null",
+    )
+    require(reward.held_out > 0, "reward.held_out", reward.held_out, "must be above 0: accuracy needs pairs unseen")
+    begin, segments = reward.rankings_first, math.ceil(config.prompts.gallery / config.gallery.segment)
+    require(
+        begin == ALL or (begin.isdecimal() and 1 <= int(begin) <= segments),
+        "reward.rankings_first",
+        begin,
+        f"must be all, or a number from 1 to the segments of a round ({segments}, by prompts.gallery and "
+        "gallery.segment)",
+    )
+
+
+def _policy(config: Config) -> None:
+    policy = config.policy
+    one_of("policy.start_from", policy.start_from, ("previous", "base"))
+    one_of("policy.sampler", policy.sampler, ("ddim", "ddpm", "euler", "renoise"))
+    require(
+        0 <= policy.mid_low <= policy.mid_high < policy.num_steps,
+        "policy.mid_low..mid_high",
+        (policy.mid_low, policy.mid_high),
+        f"must lie within steps 0..{policy.num_steps - 1} of policy.num_steps",
+    )
+    rollouts, ranks = policy.batch // policy.rollout_batch, config.actors.policy_learners.count
+    require(
+        policy.batch % policy.rollout_batch == 0,
+        "policy.batch",
+        policy.batch,
+        f"must be a multiple of policy.rollout_batch ({policy.rollout_batch})",
+    )
+    require(
+        rollouts % ranks == 0,
+        "actors.policy_learners.count",
+        ranks,
+        f"must divide the {rollouts} rollouts of an update (policy.batch / policy.rollout_batch)",
+    )
+    first, updates = policy.reward_updates_first, config.reward.updates
+    require(
+        first == ALL or (first.isdecimal() and 1 <= int(first) <= updates),
+        "policy.reward_updates_first",
+        first,
+        f"must be all, or a number from 1 to reward.updates ({updates})",
+    )
+    require(policy.lora.alpha > 0, "policy.lora.alpha", policy.lora.alpha, "must be above 0")
+    require(
+        policy.lora.targets is None or len(policy.lora.targets) > 0,
+        "policy.lora.targets",
+        policy.lora.targets,
+        "must name at least one layer, or be null",
+    )
+    num_steps = policy.mid_high - policy.mid_low + 1
+    require(
+        policy.points_per_rollout <= max(num_steps, 1),
+        "policy.points_per_rollout",
+        policy.points_per_rollout,
+        f"an image's points are different steps, and mid_low..mid_high has {num_steps}",
+    )
+    require(
+        policy.mid_high + policy.grad_steps <= policy.num_steps,
+        "policy.grad_steps",
+        policy.grad_steps,
+        f"only {policy.num_steps - policy.mid_high} steps are left from policy.mid_high ({policy.mid_high}) on",
+    )
+    require(
+        policy.rollout_guidance is None or policy.rollout_guidance > 0,
+        "policy.rollout_guidance",
+        policy.rollout_guidance,
+        "must be above 0, or null for none",
+    )
+    check_side("policy.size_px", policy.size_px)

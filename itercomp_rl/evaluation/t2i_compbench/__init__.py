@@ -1,0 +1,1 @@
+"""T2I-CompBench, the field's benchmark: its prompts, its metrics and the models that they use."""

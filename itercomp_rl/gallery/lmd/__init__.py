@@ -1,0 +1,1 @@
+"""LMD and LMD+: objects are pulled into the boxes of a layout."""

@@ -1,0 +1,1 @@
+"""Omost: a canvas of descriptions, each attended to in its rectangle."""

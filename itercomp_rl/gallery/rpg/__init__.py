@@ -1,0 +1,1 @@
+"""RPG: every region of a plan has its own prompt."""

@@ -1,0 +1,94 @@
+"""Who does the next piece of work: members that have none are dealt out to those who wait for one.
+
+With `actors.autoscale`, processes that hold a sampler and a roller are one crew: an idle one draws or rolls, as is
+waited for. The driver's pools and the simulator use this same code.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+from itercomp_rl.config.schema import ActorsConfig
+
+T = TypeVar("T")
+
+POOLED = ("sampler", "judge", "roller")  # kinds whose members can stand in for each other
+
+
+class Crew(Generic[T]):
+    """Crew({"roller": 1, "sampler": 1}, [{"sampler": s0, "roller": r0}, {"roller": r1, "sampler": s1}])."""
+
+    def __init__(self, kinds: Mapping[str, int], members: Sequence[Mapping[str, T]]) -> None:
+        """kinds: of work, those that go first first, and how many members are kept for each, busy or not.
+
+        members: what each is called by kind of work; its first kind is the one that it is ready for.
+        """
+        self._members = members
+        self._places = {id(name): place for place, names in enumerate(members) for name in names.values()}
+        self._most = {kind: len(members) - sum(kinds.values()) + kept for kind, kept in kinds.items()}
+        self._busy = dict.fromkeys(kinds, 0)
+        self._waiting: dict[str, deque[asyncio.Future[T]]] = {kind: deque() for kind in kinds}
+        self._idle: dict[str, deque[int]] = {kind: deque() for kind in kinds}  # by the kind that they did last
+        for place, names in enumerate(members):
+            self._idle[next(iter(names))].append(place)
+
+    async def get(self, kind: str) -> T:
+        """A member without work, the next that there is; whoever asked first gets it."""
+        turn: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting[kind].append(turn)
+        self._deal()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came just as the wait was given up
+                self.put(kind, turn.result())
+            raise
+
+    def put(self, kind: str, member: T) -> None:
+        """The member has done its work of this kind."""
+        self._busy[kind] -= 1
+        self._idle[kind].append(self._places[id(member)])
+        self._deal()
+
+    def _deal(self) -> None:
+        for kind, waiting in self._waiting.items():
+            while waiting and self._busy[kind] < self._most[kind] and any(self._idle.values()):
+                turn = waiting.popleft()
+                if not turn.done():
+                    self._busy[kind] += 1
+                    turn.set_result(self._members[self._next(kind)][kind])
+
+    def _next(self, kind: str) -> int:
+        """One that did this last, and so holds its weights; else any."""
+        return (self._idle[kind] or next(idle for idle in self._idle.values() if idle)).popleft()
+
+
+def share_processes(actors: ActorsConfig) -> bool:
+    """Whether every sampler has a roller in its process, and they are one crew."""
+    return actors.autoscale and actors.layout == "separate"
+
+
+def num_members(actors: ActorsConfig, kind: str) -> int:
+    """Members of a pooled kind: with autoscale, samplers and rollers are as many as their processes together."""
+    if share_processes(actors) and kind in ("sampler", "roller"):
+        return actors.samplers.count + actors.rollers.count
+    return {"sampler": actors.samplers, "judge": actors.judges, "roller": actors.rollers}[kind].count
+
+
+def most_at_work(actors: ActorsConfig, kind: str) -> int:
+    """Members of a pooled kind that work at one time, at most."""
+    kept = {"sampler": actors.min_rollers, "roller": actors.min_samplers}.get(kind, 0)
+    return num_members(actors, kind) - (kept if share_processes(actors) else 0)
+
+
+def make_crews(actors: ActorsConfig, members: Mapping[str, Sequence[T]]) -> dict[str, Crew[T]]:
+    """The crew of each pooled kind, of its members in order; samplers and rollers have one together with autoscale."""
+    if not share_processes(actors):
+        return {kind: Crew({kind: 0}, [{kind: member} for member in members[kind]]) for kind in POOLED}
+    samplers, rollers, num = members["sampler"], members["roller"], actors.samplers.count
+    both = [{"sampler": sampler, "roller": roller} for sampler, roller in zip(samplers, rollers, strict=True)]
+    rolling = [{"roller": names["roller"], "sampler": names["sampler"]} for names in both[num:]]
+    # Rollers first: a learner waits for them.
+    one = Crew({"roller": actors.min_rollers, "sampler": actors.min_samplers}, [*both[:num], *rolling])
+    return {"sampler": one, "roller": one, "judge": Crew({"judge": 0}, [{"judge": m} for m in members["judge"]])}

@@ -1,0 +1,1 @@
+"""How the embedded world's models are made: the base, the specialists and the reward trunks."""

@@ -1,0 +1,311 @@
+"""The convolutional trunk's pretraining: which caption is the picture's, which of two pictures is the caption's.
+
+The first question is image-text matching against captions wrong in one aspect. The second sets a clean render against
+a spoilt one. Spoilt is what a policy paints that climbs a reward which knows only the first question: parts of another
+scene, to please two readings of a prompt at once; shapes exaggerated beyond their own; smears; and whatever else the
+reward's own gradient asks for, found by following it for a few steps. So a clean picture stays the best one.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+from itercomp_rl.pretraining.training import train
+from itercomp_rl.pretraining.trunk import NUM_WAYS, CaptionTable, Source, picture_pool
+from itercomp_rl.reward.conv import ConvConfig, ConvReward
+from itercomp_rl.reward.preference import preference_loss
+from itercomp_rl.shapes.models import MAX_TOKENS
+from itercomp_rl.shapes.render import PALETTE, SIZE, Layout, place, render
+from itercomp_rl.shapes.scenes import COLOURS, NON_SPATIAL, SHAPES, SPATIAL, Scene, Thing, one_aspect_wrong
+
+log = logging.getLogger(__name__)
+
+NUM_WRONG = 12  # wrong captions kept of each kind for a scene, of which a step draws a few
+DRAWN = 5
+NUM_SPOILT = 32  # clean and spoilt pairs of renders a step
+ATTACK_STEPS = 4
+ATTACK_SIZE = (1.0, 6.0)  # length of an attack's change to an image, over all its values in 0..1; a smear has about 4
+ATTACK_RAMP = 300  # training steps over which attacks grow to their size
+
+
+def conv_trunk_config(text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerFast) -> ConvConfig:
+    """Three blocks, from 32 to 4 pixels; the prompt is read by the policy's own frozen text encoder."""
+    names = ("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads")
+    text: dict[str, Any] = {name: getattr(text_encoder.config, name) for name in names}
+    ids = tokenizer.get_vocab()
+    marks = {"pad_token_id": ids["[PAD]"], "bos_token_id": ids["[CLS]"], "eos_token_id": ids["[EOS]"]}
+    return ConvConfig(
+        image_size=SIZE,
+        widths=(48, 96, 128),
+        feature_width=256,
+        max_text_tokens=MAX_TOKENS,
+        text=text | marks | {"vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS},
+    )
+
+
+def train_conv_trunk(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    text_encoder: CLIPTextModel,
+    sources: list[Source],
+    *,
+    num_pictures: int,
+    num_steps: int,
+    seed: int,
+) -> tuple[ConvReward, dict[str, float]]:
+    """The trunk and its held-out accuracies; pictures come from `sources`, as `picture_pool` makes them."""
+    table = CaptionTable("train", tokenizer)
+    model = ConvReward(conv_trunk_config(text_encoder, tokenizer), tokenizer, seed=seed)
+    model.text.load_state_dict(text_encoder.state_dict())
+    model.text.requires_grad_(False)
+    pictures = picture_pool(folder / "conv-train.safetensors", table, sources, num_pictures, seed)
+    questions = _Questions(model, table, pictures, seed)
+    train("conv-trunk", model, questions.loss, num_steps=num_steps, lr=1.5e-3, folder=folder, ema=0.998, seed=seed)
+    return model, measure_conv_trunk(model, folder, sources, seed)
+
+
+class _Questions:
+    """What each step asks the model: three cross entropies in one loss."""
+
+    def __init__(self, model: ConvReward, table: CaptionTable, pictures: dict[str, Tensor], seed: int) -> None:
+        self.model, self.table, self.pictures, self.seed = model, table, pictures, seed
+        self.pooled = pooled_captions(model, table)
+        self.wrong = wrong_captions(table, np.random.default_rng(seed))
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one step, for `train`."""
+        pick = torch.randint(len(self.pictures["pictures"]), (64,), generator=generator)
+        rows = self.pictures["rows"][pick]
+        image = _seen(self.pictures["pictures"][pick].float() / 255, generator)
+        losses = self._matching(image, rows, generator)
+        losses["telling"] = self._telling(rows[:NUM_SPOILT], step, generator)
+        return torch.stack([*losses.values()]).sum(), {name: loss.item() for name, loss in losses.items()}
+
+    def _matching(self, image: Tensor, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Cross entropy of a picture's own caption among some wrong in attribute, and among some wrong in relation."""
+        feature = self.model.encode_image(self.model.preprocess(image))
+        losses = {}
+        for kind, wrong in self.wrong.items():
+            drawn = wrong[rows].gather(1, torch.randint(NUM_WRONG, (len(rows), DRAWN), generator=generator))
+            captions = torch.cat([rows[:, None], drawn], dim=1)
+            way = torch.randint(NUM_WAYS, captions.shape, generator=generator)
+            raw = self.model.score_pooled(feature, self.pooled[captions, way])
+            losses[kind] = F.cross_entropy(raw, torch.zeros(len(rows), dtype=torch.long))
+        return losses
+
+    def _telling(self, rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
+        """Bradley-Terry: a clean render beats a spoilt one."""
+        scenes = [self.table.scenes[row] for row in rows.tolist()]
+        clean, spoilt = clean_and_spoilt(scenes, np.random.default_rng(self.seed * 1_000_003 + step), generator)
+        text = self.pooled[rows, torch.randint(NUM_WAYS, (len(rows),), generator=generator)]
+        num = len(rows) // 2  # half of them are attacked too, of those a half from the clean picture
+        start = torch.cat([clean[: num // 2], spoilt[num // 2 : num]])
+        size = torch.empty(num, 1, 1, 1).uniform_(*ATTACK_SIZE, generator=generator) * min(1.0, step / ATTACK_RAMP)
+        spoilt = torch.cat([attacked(self.model, start, text[:num], size, generator), spoilt[num:]])
+        images = _seen(torch.cat([clean, spoilt]), generator)
+        feature = self.model.encode_image(self.model.preprocess(images))
+        better, worse = self.model.score_pooled(feature, torch.cat([text, text])).chunk(2)
+        return preference_loss(better, worse)
+
+
+@torch.enable_grad()
+def attacked(model: ConvReward, image: Tensor, text: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:
+    """Images [N,3,S,S] changed so that the model likes them better, by `size` [N,1,1,1] in length or a little less.
+
+    The change is drawn at half the resolution: what a decoder can paint, not single pixels.
+    """
+    side = image.shape[-1] // 2
+    change = torch.randn(len(image), 3, side, side, generator=generator)
+    change = change / change.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * size / 8
+    for _ in range(ATTACK_STEPS):
+        change.requires_grad_(True)
+        feature = model.encode_image(model.preprocess(_changed(image, change)))
+        (gradient,) = torch.autograd.grad(model.score_pooled(feature, text).sum(), change)
+        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        # Doubled in both directions, a change is twice as long.
+        change = change.detach() + gradient / length * size / (2 * ATTACK_STEPS)
+    return _changed(image, change)
+
+
+def _changed(image: Tensor, change: Tensor) -> Tensor:
+    return (image + F.interpolate(change, image.shape[-1], mode="bilinear", align_corners=False)).clamp(0, 1)
+
+
+@torch.no_grad()
+def pooled_captions(model: ConvReward, table: CaptionTable) -> Tensor:
+    """The text encoder's pooled state of every caption, [scenes, NUM_WAYS, width]."""
+    states = [model.text(input_ids=ids).pooler_output for ids in table.ids.flatten(0, 1).split(512)]
+    return torch.cat(states).view(len(table.scenes), NUM_WAYS, -1)
+
+
+def wrong_captions(table: CaptionTable, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Rows [scenes, NUM_WRONG] of captions wrong in attribute, and in relation, all of the table's own split.
+
+    A scene without an attribute negative in its split gets relation negatives twice.
+    """
+    attribute, relation = [], []
+    for scene in table.scenes:
+        relations = [table.row[other] for other in wrong_relations(scene)]
+        things = [table.row[other] for other in _wrong_things(scene, rng) if other in table.row] or relations
+        attribute.append([things[i % len(things)] for i in range(NUM_WRONG)])
+        relation.append([relations[i] for i in rng.integers(len(relations), size=NUM_WRONG)])
+    return {"attribute": torch.tensor(attribute), "relation": torch.tensor(relation)}
+
+
+def wrong_relations(scene: Scene) -> list[Scene]:
+    """Scenes with the same things whose relation a picture of `scene` does not show, likelier mistakes more often.
+
+    Objects side by side are neither inside one another, nor touching, nor tied: without this last, nothing would ever
+    ask whether the tie's line is there.
+    """
+    first, second = scene.first, scene.second
+    if scene.relation in SPATIAL:
+        opposite = SPATIAL[SPATIAL.index(scene.relation) ^ 1]
+        kinds = [opposite] * 3 + [kind for kind in SPATIAL if kind != scene.relation] + [*NON_SPATIAL, "tied", "tied"]
+    else:  # where things lie is open, or says nothing of left and right
+        kinds = [kind for kind in NON_SPATIAL if kind != scene.relation]
+        kinds += ["tied"] * (scene.relation != "tied")
+    wrong = [Scene(kind, first, second) for kind in kinds]
+    return wrong + [Scene("inside", second, first)] * 3 * (scene.relation == "inside")
+
+
+def _wrong_things(scene: Scene, rng: np.random.Generator, tries: int = 60) -> list[Scene]:
+    """Scenes with the shapes exchanged, or another colour or shape of one thing, drawn at random."""
+    found = []
+    for _ in range(tries):
+        kind = rng.integers(4)
+        if kind == 0:
+            found.append(one_aspect_wrong(scene, "attribute", rng))
+            continue
+        is_first = bool(rng.integers(2))
+        thing = scene.first if is_first else scene.second
+        new = Thing(COLOURS[rng.integers(len(COLOURS))], thing.shape)
+        if kind > 1:
+            new = Thing(thing.colour, SHAPES[rng.integers(len(SHAPES))])
+        if new != thing:
+            found.append(_with(scene, new, is_first))
+    return found[:NUM_WRONG]
+
+
+def clean_and_spoilt(
+    scenes: list[Scene], rng: np.random.Generator, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Renders [N,3,32,32] of `scenes` in 0..1, and the same spoilt in one way each.
+
+    A third shows a part, or a share of the colour, of another scene (some tied scenes lose their line instead), a third
+    is bent out of shape, a third is smeared with colours.
+    """
+    layouts = [place(scene, rng) for scene in scenes]
+    clean = _pixels(scenes, layouts)
+    spoilt = [_mixed(clean, scenes, layouts, rng, generator), _bent(clean, generator), _smeared(clean, generator)]
+    way = torch.randint(len(spoilt), (len(scenes),), generator=generator)
+    return clean, torch.stack(spoilt)[way, torch.arange(len(scenes))]
+
+
+def _pixels(scenes: list[Scene], layouts: list[Layout]) -> Tensor:
+    return torch.from_numpy(render(scenes, layouts)).permute(0, 3, 1, 2).float() / 255
+
+
+def _mixed(
+    clean: Tensor, scenes: list[Scene], layouts: list[Layout], rng: np.random.Generator, generator: torch.Generator
+) -> Tensor:
+    """With soft-edged patches of another scene in the same layout, or an even haze of it for 3 in 10."""
+    untied = [scene.relation == "tied" and rng.random() < 0.5 for scene in scenes]
+    others = [
+        Scene("and", scene.first, scene.second) if is_untied else _other_things(scene, rng)
+        for scene, is_untied in zip(scenes, untied, strict=True)
+    ]
+    num = len(scenes)
+    coarse = torch.rand(num, 1, 4, 4, generator=generator)
+    level = 0.3 + 0.4 * torch.rand(num, 1, 1, 1, generator=generator)
+    patches = torch.sigmoid(25 * (F.interpolate(coarse, SIZE, mode="bilinear", align_corners=False) - level))
+    haze = 0.2 + 0.6 * torch.rand(num, 1, 1, 1, generator=generator)
+    share = torch.where(torch.rand(num, 1, 1, 1, generator=generator) < 0.3, haze, patches)
+    return torch.lerp(clean, _pixels(others, layouts), torch.where(torch.tensor(untied).view(-1, 1, 1, 1), 1.0, share))
+
+
+def _bent(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """With every pixel taken from up to some pixels away, neighbours from nearly the same direction."""
+    num = len(clean)
+    pull = (0.6 + 1.8 * torch.rand(num, 1, 1, 1, generator=generator)) * torch.randn(num, 2, 6, 6, generator=generator)
+    pull = F.interpolate(pull, SIZE, mode="bicubic", align_corners=True).permute(0, 2, 3, 1) * 2 / SIZE
+    straight = F.affine_grid(torch.eye(2, 3).expand(num, 2, 3), list(clean.shape), align_corners=False)
+    return F.grid_sample(clean, straight + pull, padding_mode="border", align_corners=False)
+
+
+def _smeared(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """With one to three soft blobs of colours of the palette."""
+    num = len(clean)
+    at = torch.arange(SIZE) + 0.5
+    palette = torch.tensor([PALETTE[colour] for colour in COLOURS]) / 255
+    for blob in range(3):
+        x, y, radius, alpha, there = torch.rand(5, num, 1, 1, generator=generator)
+        far = ((at - x * SIZE) ** 2 + (at[:, None] - y * SIZE) ** 2).sqrt() / (2 + 5 * radius)
+        cover = torch.sigmoid(6 * (1 - far)) * (0.3 + 0.7 * alpha) * (1.0 if blob == 0 else (there < 0.5).float())
+        colour = palette[torch.randint(len(palette), (num,), generator=generator)].view(num, 3, 1, 1)
+        clean = torch.lerp(clean, colour, cover.unsqueeze(1))
+    return clean
+
+
+def _other_things(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with the shapes exchanged, with one thing's colour foreign to it, or with both of one shape."""
+    draw = rng.random()
+    if draw < 0.6:
+        return one_aspect_wrong(scene, "attribute", rng)
+    is_first = bool(rng.integers(2))
+    thing, other = (scene.first, scene.second) if is_first else (scene.second, scene.first)
+    colours = [colour for colour in COLOURS if colour not in (thing.colour, other.colour)]
+    new = Thing(colours[rng.integers(len(colours))], thing.shape) if draw < 0.8 else Thing(thing.colour, other.shape)
+    return _with(scene, new, is_first)
+
+
+def _with(scene: Scene, thing: Thing, is_first: bool) -> Scene:
+    return Scene(scene.relation, *((thing, scene.second) if is_first else (scene.first, thing)))
+
+
+def _seen(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Images moved by up to a pixel and noised, so that no single pixel decides."""
+    x, y = torch.randint(3, (2,), generator=generator).tolist()
+    image = F.pad(image, (1,) * 4, mode="replicate")[..., y : y + SIZE, x : x + SIZE]
+    noise = 0.04 * torch.rand(len(image), 1, 1, 1, generator=generator)
+    return (image + noise * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+
+
+@torch.no_grad()
+def measure_conv_trunk(
+    model: ConvReward, folder: Path, sources: list[Source], seed: int, num: int = 2000
+) -> dict[str, float]:
+    """Share of held-out pictures whose own caption beats one wrong in one aspect, by aspect and noise level.
+
+    "line": pictures of two things apart, against the caption that they are tied.
+    """
+    assert model.tokenizer is not None
+    table = CaptionTable("test", model.tokenizer)
+    data = picture_pool(folder / "conv-test.safetensors", table, sources, num, seed + 1)
+    rng, pooled = np.random.default_rng(seed), pooled_captions(model, table)
+    model.eval()
+    pictures = data["pictures"].split(256)
+    feature = torch.cat([model.encode_image(model.preprocess(part.float() / 255)) for part in pictures])
+    pairs: dict[str, list[tuple[int, int, int]]] = {}
+    for i, row in enumerate(data["rows"].tolist()):
+        scene = table.scenes[row]
+        level = "" if data["timesteps"][i] < 400 else "_noisy"
+        wrong = {aspect: one_aspect_wrong(scene, aspect, rng) for aspect in scene.aspects}
+        if scene.relation in ("and", *SPATIAL):
+            wrong["line"] = Scene("tied", scene.first, scene.second)
+        for aspect, other in wrong.items():
+            if other in table.row:
+                pairs.setdefault(aspect + level, []).append((i, row, table.row[other]))
+    found = {}
+    for name, items in sorted(pairs.items()):
+        picture, right, other = torch.tensor(items).T
+        way = torch.from_numpy(rng.integers(NUM_WAYS, size=len(items)))
+        raw = [model.score_pooled(feature[picture], pooled[rows, way]) for rows in (right, other)]
+        found |= {name: (raw[0] > raw[1]).float().mean().item(), f"{name}_n": len(items)}
+    return found

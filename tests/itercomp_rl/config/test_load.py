@@ -1,0 +1,158 @@
+"""Configs: what is accepted, and that every mistake names its key and the way out."""
+
+from pathlib import Path
+
+import pytest
+
+from itercomp_rl.config.load import config_from, load_config, preset, to_tree
+from itercomp_rl.config.rules import check as rules
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.items import ASPECTS
+from itercomp_rl.plan import Plan
+
+PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_shipped_config_is_accepted(name: str) -> None:
+    config = load_config(name)
+    assert config_from(to_tree(config)) == config
+
+
+def test_base_yaml_states_every_key_and_nothing_else() -> None:
+    import yaml
+
+    stated = yaml.safe_load(preset("base").read_text())
+    known = to_tree(load_config("quickstart"))
+    assert {section: set(keys) for section, keys in stated.items()} == {
+        section: set(keys) for section, keys in known.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("policy.updatez=3", "did you mean policy.updates"),
+        ("polcy.updates=3", "did you mean policy"),
+        ("policy.updates=-1", "policy.updates is -1"),
+        ("policy.updates=many", "policy.updates"),
+        ("policy.mid_high=10", "within steps 0..9"),
+        ("policy.mid_low=9", "within steps 0..9"),
+        ("policy.max_policy_lag=-1", "policy.max_policy_lag is -1"),
+        ("policy.engine.zero_stage=4", "policy.engine.zero_stage is 4"),
+        ("policy.engine.dtype=fp16", "policy.engine.dtype is 'fp16'"),
+        ("policy.engine.lr=0", "policy.engine.lr is 0"),
+        ("policy.rollout_batch=3", "multiple of policy.rollout_batch"),
+        ("actors.policy_learners.count=3", "must divide"),
+        ("actors.samplers.count=0", "actors.samplers.count is 0"),
+        ("reward.held_out=0", "accuracy needs pairs unseen"),
+        ("reward.held_out=1.5", "reward.held_out is 1.5"),
+        ("reward.weights.colour=1", "reward.weights"),
+        ("reward.engine.kind=deepspeed", "one DeepSpeed group"),
+        ("judge.rule=random", "must be one of official_fixed"),
+        ("prompts.source=files", "prompts.train_file"),
+        ("prompts.aspects=[]", "prompts.aspects is []: name one or more"),
+        ("evaluation.grid_prompts=-1", "evaluation.grid_prompts is -1"),
+        ("actors.start_timeout_s=-5", "actors.start_timeout_s is -5"),
+        ("actors.progress_timeout_s=0", "actors.progress_timeout_s is 0"),
+        ("judge.first_round=nobody", "or rank files: a path that ends in .json, .csv or"),
+        ("reward.rankings_first=0", "must be all, or a number from 1 to the segments of a round"),
+        ("reward.rankings_first=most", "must be all, or a number from 1 to the segments of a round"),
+        ("judge.later_rounds=ranks.csv", "must be one of oracle, reward, t2i_compbench"),
+        ("evaluation.judge=people", "must be one of oracle, reward, t2i_compbench"),
+        ("judge.reward_models.beauty=x", "judge.reward_models"),
+        ("judge.t2i_compbench.mode=best", "must be one of official, fixed"),
+        ("judge.t2i_compbench.threshold=1", "judge.t2i_compbench.threshold"),
+        ("judge.pair_weights={judge: 0, people: 0}", "one of judge and people must be above 0"),
+        ("prompts.aspects=[beauty]", "prompts.aspects"),
+        ("gallery.members.base.num_steps=0", "gallery.members.base.num_steps"),
+        ("gallery.members.base.modle=x", "did you mean gallery.members.base.model"),
+        ("gallery.members.base.system=paint", "gallery.members.base.system is 'paint'"),
+        ("gallery.members.base.system=rpg", "gallery.members.base.planner is None"),
+        ("gallery.members.base.planner=rule", "has no planner"),
+        ("gallery.members.base.base_ratio=1.5", "gallery.members.base.base_ratio is 1.5"),
+        ("gallery.members.base.pooled=first", "gallery.members.base.pooled is 'first'"),
+        ("gallery.members.base.dtype=int8", "gallery.members.base.dtype is 'int8'"),
+        ("gallery.members.base.dtype=fp16", "gallery.members.base.dtype is 'fp16': samplers run on the CPU"),
+        ("gallery.dtype=fp16", "gallery.dtype is 'fp16': samplers run on the CPU"),
+        ("gallery.members.base.size_px=0", "gallery.members.base.size_px is 0"),
+        ("gallery.members.base.join_round=-1", "gallery.members.base.join_round is -1"),
+        ("gallery.planners.rule.kind=magic", "gallery.planners.rule.kind is 'magic'"),
+        ("gallery.planners.rule.knd=rule", "did you mean gallery.planners.rule.kind"),
+        ("gallery.planners.chat.kind=transformers", "gallery.planners.chat.model is None"),
+        ("just-a-word", "not of the form key=value"),
+        ("+policy.updates=3", "not of the form key=value"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_key(override: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", [override])
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
+def test_a_file_that_names_members_replaces_those_of_base_whatever_its_name(name: str, tmp_path: Path) -> None:
+    rows = (f"{key}: {{model: 'embedded:{model}', num_steps: 10}}" for key, model in (("a", "base"), ("b", "spatial")))
+    (tmp_path / name).write_text(f"gallery: {{members: {{{', '.join(rows)}}}}}")
+    assert list(load_config(tmp_path / name).gallery.members) == ["a", "b"]
+
+
+def test_a_gallery_of_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text('gallery: {members: {only: {model: "embedded:base", num_steps: 4}}}')
+    with pytest.raises(ConfigError, match="a pair needs two images"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "policy: [1, 2\n", "policy: 3\n"])
+def test_an_unreadable_file_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=r"odd\.yaml"):
+        load_config(file)
+
+
+def test_a_missing_file_lists_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match="quickstart"):
+        load_config("no-such-config")
+
+
+def test_a_member_that_draws_by_plan_with_the_policy_is_one_line_and_joins_with_the_policy_of_its_round() -> None:
+    member = "{model: policy, system: rpg, planner: rule, num_steps: 4, join_round: 1}"
+    plan = Plan(config=load_config("quickstart", [f"gallery.members.rpg={member}"]))
+    [model] = plan.founders(1)
+    assert (model.checkpoint, model.role, model.version) == (plan.config.policy.model, "policy", 0)
+    assert (model.system, model.planner, model.num_steps) == ("rpg", "rule", 4)
+    founder = Plan(config=load_config("quickstart", ["gallery.members.base.model=policy"])).founders(0)[0]
+    assert (founder.checkpoint, founder.role, founder.version) == (plan.config.policy.model, None, None)
+
+
+def test_an_endpoint_planner_needs_an_address() -> None:
+    far = "gallery.planners.far={kind: openai, model: m, url: 'localhost:8000'}"
+    with pytest.raises(ConfigError, match=r"gallery.planners.far.url is 'localhost:8000'"):
+        load_config("quickstart", [far])
+
+
+@pytest.mark.parametrize("url", ["https://me:hidden@host/v1", "https://host/v1?api_key=hidden"])
+def test_an_endpoint_planner_s_address_holds_no_key(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"gallery.planners.far.url holds .* gallery.planners.far.key_env") as refusal:
+        load_config("quickstart", [f"gallery.planners.far={{kind: openai, model: m, url: '{url}'}}"])
+    assert "hidden" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["judge.first_round", "judge.later_rounds", "evaluation.judge"])
+def test_the_oracle_is_refused_for_prompts_outside_the_embedded_world(key: str) -> None:
+    keys = ("judge.first_round", "judge.later_rounds", "evaluation.judge")
+    overrides = [f"{other}={'oracle' if other == key else 'reward'}" for other in keys]
+    files = ["prompts.source=files", "prompts.train_file=a.txt", "prompts.test_file=b.txt"]
+    with pytest.raises(ConfigError, match=f"{key} is 'oracle' with prompts.source 'files'"):
+        load_config("quickstart", [*files, *overrides])
+    assert load_config("quickstart", [*files, *(f"{other}=reward" for other in keys)])
+
+
+def test_a_judge_is_not_given_an_aspect_that_it_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "ASPECTS", (*ASPECTS, "vivid"))
+    overrides = ["prompts.aspects=[attribute,vivid]", "reward.weights.vivid=1", "judge.first_round=ranks/"]
+    with pytest.raises(ConfigError, match="evaluation.judge is 'oracle': it cannot score 'vivid' of prompts.aspects"):
+        load_config("quickstart", overrides)
+    load_config("quickstart", [*overrides, "evaluation.judge=reward"])

@@ -1,0 +1,194 @@
+"""The memory check: its counts are those of the real models, and what cannot fit is refused with what would help."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
+from itercomp_rl.diffusion.denoise import image_generators
+from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.lora import Lora, add_lora
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.forecast.machine import ram_bytes
+from itercomp_rl.forecast.memory import GIB, Need, Place, check_memory, need, reward_sizes
+from itercomp_rl.forecast.model_sizes import KNOWN, kept_bytes, num_params, sizes
+from itercomp_rl.reward.checkpoint import load_reward
+from tests.itercomp_rl.gallery.planning.test_planners import make_chat
+from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.parts.judge_checkpoints import make_clip, make_vqa
+
+MAKERS = [make_sd, make_sdxl, make_sd3, make_flux]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_counts_are_those_of_the_loaded_model(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    found = sizes(str(folder), 16)
+    policy = load_policy(folder, resolution_px=16)
+    assert found.network_params == num_params(policy.trainable)
+    assert found.vae_params == num_params(policy.vae)
+    texts = {"text_encoder", "text_encoder_2", "text_encoder_3"} & set(policy.pipeline.components)
+    assert found.text_params == sum(num_params(getattr(policy.pipeline, name)) for name in texts)
+    add_lora(policy, Lora(rank=3, alpha=1.0, targets=policy.family.lora_targets))
+    assert 3 * found.lora_params == sum(p.numel() for p in policy.trainable.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_kept_bytes_are_those_that_a_real_forward_pass_keeps(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    policy = load_policy(folder, resolution_px=16)
+    policy.trainable.requires_grad_(True)
+    cond = policy.encode(["a red cup"])
+    latents, schedule = policy.start_latents(image_generators([0])), policy.schedule(2)
+    real = kept_bytes(
+        policy.trainable,
+        lambda: policy.family.call(policy.trainable, latents, schedule.timesteps_at(0, latents), cond),
+    )
+    # The tiny tokenizers give other numbers of text tokens than the real ones, whose counts the estimate uses.
+    assert sizes(str(folder), 16).network_bytes == pytest.approx(real, rel=1.0)
+    image = kept_bytes(policy.vae, lambda: policy.decode(latents.requires_grad_()))
+    assert sizes(str(folder), 16).vae_bytes == pytest.approx(image, rel=0.05)
+
+
+def test_recomputation_keeps_less_and_half_precision_about_half(tmp_path: Path) -> None:
+    folder = str(make_sdxl(tmp_path / "model"))
+    whole = sizes(folder, 64)
+    assert sizes(folder, 64, recomputes=True).network_bytes < 0.7 * whole.network_bytes
+    assert sizes(folder, 64, torch.bfloat16).network_bytes < 0.7 * whole.network_bytes
+    assert sizes(folder, 128).vae_bytes == pytest.approx(4 * whole.vae_bytes, rel=0.2)
+
+
+def test_adapter_targets_are_checked_before_weights_are_loaded(tmp_path: Path) -> None:
+    folder = str(make_sd(tmp_path / "model"))
+    assert sizes(folder, 16, targets=("to_q",)).lora_params < sizes(folder, 16).lora_params
+    with pytest.raises(ConfigError, match=r"policy\.lora\.targets names 'to_z'"):
+        sizes(folder, 16, targets=("to_q", "to_z"))
+
+
+def test_a_reward_model_is_counted_as_it_is_loaded() -> None:
+    trunk = checkpoint_path("embedded:trunk")
+    found = reward_sizes(trunk, 0.5)
+    assert found.params == num_params(load_reward(Path(trunk)))
+    assert 0 < found.trained < found.params
+    assert reward_sizes(trunk, 0.9).trained < found.trained
+    assert found.image_bytes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", 0.859520964),
+        ("stabilityai/stable-diffusion-xl-base-1.0", 2.567463684),
+        ("stabilityai/stable-diffusion-3.5-medium", 2.243171520),
+        ("black-forest-labs/FLUX.1-dev", 11.901408320),
+    ],
+)
+def test_known_models_have_the_published_number_of_parameters(model: str, billions: float) -> None:
+    assert sizes(model, 256).network_params == round(billions * 1e9)
+    assert model in KNOWN
+
+
+def alone(config: Config, **gpus: float) -> dict[str, tuple[list[str], float]]:
+    return {role: ([f"{role}-0"], gpus.get(role, 0.0)) for role in ("policy_learner", "roller", "sampler", "judge")}
+
+
+def test_what_cannot_fit_is_refused_with_the_settings_that_would_help() -> None:
+    config = load_config("quickstart", ["actors.gpu_gib=0.5", "policy.engine.zero_stage=1"])
+    with pytest.raises(ConfigError) as caught:
+        check_memory(config, alone(config, policy_learner=1.0))
+    message = str(caught.value)
+    assert "policy_learner needs" in message
+    for setting in ("engine.dtype=bf16", "gradient_checkpointing=true", "rollout_batch=4", "zero_stage=2", "lora.rank"):
+        assert setting in message, setting
+    fits = load_config("quickstart", ["actors.gpu_gib=4"])
+    assert "policy_learner on 1 GPU" in check_memory(fits, alone(fits, policy_learner=1.0))
+
+
+def test_a_share_of_a_gpu_is_that_share_of_its_memory() -> None:
+    config = load_config("quickstart", ["actors.gpu_gib=1.2"])
+    check_memory(config, alone(config, roller=1.0))
+    with pytest.raises(ConfigError, match=r"GPU share of 0\.6"):
+        check_memory(config, alone(config, roller=0.5))
+
+
+def test_more_than_this_machine_has_is_refused() -> None:
+    config = load_config("quickstart")
+    many = {f"process-{i}": (["policy_learner-0"], 0.0) for i in range(100_000)}
+    with pytest.raises(ConfigError, match="of RAM are needed and this machine has"):
+        check_memory(config, many)
+
+
+def test_a_container_s_limit_counts_where_it_is_less(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("itercomp_rl.forecast.machine.CGROUP", tmp_path)
+    machine, config = ram_bytes(), load_config("quickstart")
+    assert machine == psutil.virtual_memory().total
+    (tmp_path / "memory").mkdir()
+    for name, unlimited in (("memory.max", "max\n"), ("memory/memory.limit_in_bytes", "9223372036854771712\n")):
+        (tmp_path / name).write_text(unlimited)
+        assert ram_bytes() == machine
+        (tmp_path / name).write_text(f"{GIB // 4}\n")
+        assert ram_bytes() == GIB // 4
+        with pytest.raises(ConfigError, match=r"of RAM are needed and this machine has 0\.2"):
+            check_memory(config, alone(config))
+        (tmp_path / name).unlink()
+
+
+def test_a_planner_in_the_sampler_counts_with_what_its_files_hold(tmp_path: Path) -> None:
+    chat = make_chat(tmp_path / "chat", template=None)
+    planner = f"gallery.planners.near={{kind: transformers, model: {chat}}}"
+    member = "gallery.members.new={model: 'embedded:base', num_steps: 2, system: rpg, planner: near}"
+    parts = need(load_config("quickstart", [planner, member]), "sampler-0", on_gpu=False).parts
+    assert parts["planners"] == (chat / "model.safetensors").stat().st_size
+    unused = need(load_config("quickstart", [planner]), "sampler-0", on_gpu=False)
+    assert unused.parts["planners"] == 0
+
+
+def test_the_models_of_t2i_compbench_count_where_it_judges(tmp_path: Path) -> None:
+    vqa, clip = make_vqa(tmp_path / "vqa"), make_clip(tmp_path / "clip")
+    models = [f"judge.t2i_compbench.vqa={vqa}", f"judge.t2i_compbench.clip={clip}"]
+    part = "T2I-CompBench's models"
+    config = load_config("quickstart", [*models, "judge.first_round=t2i_compbench"])
+    both = sum((folder / "model.safetensors").stat().st_size for folder in (vqa, clip))
+    assert need(config, "judge-0", on_gpu=False).parts[part] == both
+    assert need(load_config("quickstart", models), "judge-0", on_gpu=False).parts[part] == 0
+
+
+def test_learners_in_one_process_take_turns() -> None:
+    def place(*needs: tuple[str, int]) -> int:
+        roles = tuple(Need(role=role, parts={"x": size * GIB}) for role, size in needs)
+        return Place(label="a", gpus=0, needs=roles).total - Place(label="a", gpus=0, needs=()).total
+
+    assert place(("policy_learner-0", 5), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 6 * GIB
+    assert place(("policy_learner-0", 3), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 5 * GIB
+
+
+def test_gallery_images_of_the_pre_training_loss_count_with_the_rollout_that_they_learn_beside() -> None:
+    def activations(*overrides: str) -> int:
+        config = load_config("quickstart", ["policy.batch=8", "policy.rollout_batch=2", *overrides])
+        return need(config, "policy_learner-0", on_gpu=True).parts["activations"]
+
+    config = load_config("quickstart")
+    image = sizes(checkpoint_path(config.policy.model), config.policy.size_px).network_bytes
+    without = activations("policy.pretraining_weight=0")
+    assert activations("policy.pretraining_batch=12") - without == 3 * image  # 12 images over 4 rollouts
+    assert activations("policy.pretraining_batch=1") - without == image
+
+
+def test_training_state_is_counted_by_stage_and_optimizer() -> None:
+    # 4 bytes a weight: gradient 4, moments 8, average 4; bf16 adds masters, ZeRO shares out, 8 bits shrink the moments.
+    from itercomp_rl.forecast.memory import _training
+
+    engine = replace(load_config("quickstart").policy.engine, kind="plain", zero_stage=0, ema=0.9)
+    assert _training(engine, 100, 2) == {"gradients": 400, "optimizer": 800, "moving average": 400}
+    bf16 = replace(engine, dtype="bf16")
+    assert _training(bf16, 100, 2) == {"gradients": 200, "optimizer": 1200, "moving average": 400}
+    assert _training(replace(bf16, optimizer="adamw_8bit"), 100, 2)["optimizer"] == 600
+    zero3 = replace(bf16, kind="deepspeed", zero_stage=3, ema=0.0)
+    assert _training(zero3, 100, 2) == {"gradients": 100, "optimizer": 600, "moving average": 0}

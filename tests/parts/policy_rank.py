@@ -1,0 +1,79 @@
+"""One rank of the policy learner's tests, as a process: every case learns from the same rollouts and publishes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors.roller import Roller
+from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
+from itercomp_rl.items import PolicyOrder, RewardReport
+from itercomp_rl.plan import Plan
+from itercomp_rl.store.store import open_store
+from learners.engine.engine import Group
+from learners.policy import PolicyLearner
+
+CPU = torch.device("cpu")
+UPDATES = 3
+BASE = ("live-base", 0)  # role and version that every rollout is drawn under
+
+
+def settings(folder: Path, *overrides: str) -> Config:
+    """Four rollouts of one image and two gradient points an update, on the SDXL in `folder`."""
+    return load_config(
+        "tiny",
+        [
+            f"policy.model={folder}/sdxl",
+            "policy.size_px=32",
+            "policy.num_steps=6",
+            "policy.sampler=ddpm",
+            "policy.batch=4",
+            "policy.rollout_batch=1",
+            "policy.points_per_rollout=2",
+            f"policy.updates={UPDATES}",
+            "policy.checkpoint_every=100",
+            "policy.pretraining_weight=0",
+            "policy.lora.alpha=4",
+            "policy.engine.lr=1e-3",
+            "policy.engine.ema=0.5",
+            "actors.policy_learners.count=2",
+            *overrides,
+        ],
+    )
+
+
+def learn(folder: Path, cases: dict[str, list[str]], group: Group) -> dict[str, list[float]]:
+    """Gradient norms of every update by case; each case has a store of its own, `<folder>/<case>/store`."""
+    config = settings(folder)
+    plan = Plan(config=config)
+    roller = Roller(open_store((folder / "store").as_uri()), config.policy, CPU, plan.rolled_prompts)
+    rollouts = [roller.roll(plan.rollout_order(0, index, BASE)) for index in range(4 * UPDATES)]
+    report = RewardReport(aspect="attribute", version=0, accuracy=1.0, num_pairs=9, mean=0.0, std=1.0, weight=1.0)
+    order = PolicyOrder(round=0, start_version=None, live_role="live", rewards={"attribute": report}, rankings=())
+    norms = {}
+    for name, overrides in cases.items():
+        store, chosen = open_store((folder / name / "store").as_uri()), settings(folder, *overrides)
+        learner = PolicyLearner(
+            store, chosen.policy, chosen.reward.trunk, folder / name, chosen.run.seed, CPU, plan.rolled_prompts
+        )
+        learner.join(group)
+        learner.open(order)
+        batches = [rollouts[start : start + 4] for start in range(0, 4 * UPDATES, 4)]
+        shares = [batch[group.rank :: group.world_size] for batch in batches]
+        norms[name] = [learner.update(number, share, 4)["grad_norm"] for number, share in enumerate(shares)]
+        learner.publish(order.rewards)
+    return norms
+
+
+def be_a_rank(orders: dict[str, Any], rank: int, port: int) -> None:
+    group = Group(rank=rank, world_size=2, master_addr="127.0.0.1", master_port=port, timeout_s=600.0, backend="gloo")
+    folder = Path(orders["folder"])
+    found = learn(folder, orders["cases"], group)
+    (folder / f"norms-{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    be_a_rank(json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
