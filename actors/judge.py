@@ -9,13 +9,16 @@ import torch
 from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
-from itercomp_rl.judges.reward import load_ensemble, place_newcomers, reward_role, score_any_size
+from itercomp_rl.judges.reward import place_newcomers
 from itercomp_rl.judges.scoring import GroupJudge, Scorer
 from itercomp_rl.ranking.ranking import PlacingRule
-from itercomp_rl.ranking.records import ImageReader, Judged, load_rankings, prompt_of, rankings_attrs
+from itercomp_rl.ranking.records import Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.published import load_ensemble, score_any_size
 from itercomp_rl.shapes.oracle import off_palette
 from itercomp_rl.store import weights
+from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.kinds import EVALUATIONS, GRADES, RANKINGS, reward_role
 from itercomp_rl.store.store import Store
 
 
@@ -33,16 +36,16 @@ class Judge:
 
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""
-        if not self._store.has("rankings", order.id):
+        if not self._store.has(RANKINGS, order.id):
             order = replace(order, images=tuple(self._drawn(refs) for refs in order.images))
             rankings = self._fresh(order) if order.earlier is None else self._placed(order, order.earlier)
-            self._store.put("rankings", order.id, {}, rankings_attrs(order, rankings))
+            self._store.put(RANKINGS, order.id, {}, rankings_attrs(order, rankings))
 
     def grade(self, segment: str) -> None:
         """Commit the grades of an evaluations segment: score and pass per aspect; by the oracle also odd pixels."""
-        if self._store.has("grades", segment):
+        if self._store.has(GRADES, segment):
             return
-        record = self._store.get("evaluations", segment)
+        record = self._store.get(EVALUATIONS, segment)
         prompts = [prompt_of(tree) for tree in record.attrs["prompts"]]
         aside = set(record.attrs.get("set_aside", ()))
         rows = [row for row in range(len(prompts)) if row not in aside]
@@ -56,7 +59,7 @@ class Judge:
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":
                 grades[row]["off_palette"] = off_palette(image)
-        self._store.put("grades", segment, {}, {"model": record.attrs["model"], "rows": grades})
+        self._store.put(GRADES, segment, {}, {"model": record.attrs["model"], "rows": grades})
 
     def _drawn(self, refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
         """The images that are there: a prompt that no sampler survived has none of that model."""

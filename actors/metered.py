@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.telemetry import RunMeter, put_again
+from itercomp_rl.files.whole import write_whole
 from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
@@ -18,9 +19,7 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop.dispatch import Advance
-from itercomp_rl.loop.roles import Judge, PolicyLearner, RewardLearner, Roller, Sampler, Team
-from itercomp_rl.loop.rounds import Progress
+from itercomp_rl.loop.roles import Advance, Judge, PolicyLearner, Progress, RewardLearner, Roller, Sampler, Team
 from itercomp_rl.observability.logs import log_context
 
 STATUS = "status.json"  # in the run folder: what the driver knew a moment ago
@@ -198,7 +197,5 @@ async def keep_utilisation(
 
 
 def write_status(tree: Mapping[str, Any], folder: Path) -> None:
-    """status.json in one piece, or not at all."""
-    new = folder / f"{STATUS}.new"
-    new.write_text(json.dumps(tree) + "\n", encoding="utf-8")
-    new.replace(folder / STATUS)
+    """Write status.json, whole."""
+    write_whole(folder / STATUS, json.dumps(tree) + "\n")

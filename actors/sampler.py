@@ -14,6 +14,7 @@ from itercomp_rl.evaluation.denoising import PICTURES, denoising_losses
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import DrawOrder, MeasureOrder
+from itercomp_rl.store.kinds import LOSSES
 from itercomp_rl.store.store import Store
 
 
@@ -54,7 +55,7 @@ class Sampler:
 
     def measure(self, order: MeasureOrder) -> None:
         """Commit the denoising loss of each held-out picture; nothing is computed if it is committed."""
-        if self._store.has("losses", order.id):
+        if self._store.has(LOSSES, order.id):
             return
         pictures = PICTURES[order.source](self._store, order)
         policy = self._gallery.backbones.policy(order.model)
@@ -64,7 +65,7 @@ class Sampler:
             for prompt, seed, loss in zip(order.prompts, order.seeds, losses, strict=True)
         ]
         attrs = {"round": order.round, "model": order.model.name, "source": order.source, "rows": rows}
-        self._store.put("losses", order.id, {}, attrs)
+        self._store.put(LOSSES, order.id, {}, attrs)
 
     def probe(self, order: DrawOrder) -> None:
         """Draw and keep nothing: whether this process lives on is what is asked."""

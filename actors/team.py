@@ -27,7 +27,7 @@ from itercomp_rl.items import (
 )
 from itercomp_rl.loop.crew import Crew
 from itercomp_rl.loop.dispatch import again, together
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 
 log = logging.getLogger(__name__)
 

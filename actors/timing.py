@@ -7,7 +7,7 @@ from pathlib import Path
 from ray.exceptions import RayActorError
 
 from actors.worker import WorkerHandle
-from itercomp_rl.forecast.stage_times import FILE, WorkTimes, load_work
+from itercomp_rl.observability.work_times import FILE, WorkTimes, load_work
 
 
 async def keep_times(handles: Mapping[str, WorkerHandle], folder: Path, every_s: float = 15.0) -> None:

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 from actors.telemetry import ProcessMeter
 from itercomp_rl.config.schema import Config
-from itercomp_rl.forecast.stage_times import WorkTimes
 from itercomp_rl.observability.logs import JsonLines, TextLines, log_context, order_facts
+from itercomp_rl.observability.work_times import WorkTimes
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
 WorkerHandle: TypeAlias = Any
@@ -106,7 +106,7 @@ class Worker:
     def make_roller(self) -> Any:
         """A roller."""
         from actors.roller import Roller
-        from itercomp_rl.ranking.records import load_rolled_prompts
+        from itercomp_rl.run.prompts_record import load_rolled_prompts
 
         return Roller(self._store, self._config.policy, self._device, load_rolled_prompts(self._store))
 
@@ -120,7 +120,7 @@ class Worker:
 
     def make_policy_learner(self) -> Any:
         """One rank of the policy learner."""
-        from itercomp_rl.ranking.records import load_rolled_prompts
+        from itercomp_rl.run.prompts_record import load_rolled_prompts
         from learners.policy import PolicyLearner
 
         config = self._config

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from itercomp_rl.config.load import load_config
-from itercomp_rl.files.appearing import appearing
 from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.pretraining.pretrain import Pretraining, Recipe, train_unet
 from itercomp_rl.shapes.models import make_tokenizer, save_pipeline
 

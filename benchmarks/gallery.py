@@ -24,7 +24,6 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from actors.worker import RoleSpec, Worker, WorkerHandle, WorkerSpec
-from cluster.launch import versions
 from cluster.processes import MALLOC, cluster
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
@@ -32,6 +31,8 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.kinds import IMAGES
+from itercomp_rl.store.software import versions
 from itercomp_rl.store.store import open_store
 
 BATCHES = (1, 4, 8)
@@ -152,7 +153,7 @@ class Actor:
         """One order of all prompts, committed."""
         self._num_orders += 1
         order = DrawOrder(
-            kind="images",
+            kind=IMAGES,
             id=f"{model.name}-{self._num_orders:05d}",
             round=0,
             model=model,

@@ -31,8 +31,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
 from itercomp_rl.files.checkpoint_path import checkpoint_path
-from itercomp_rl.judges.reward import load_ensemble
 from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.reward.published import load_ensemble
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 

@@ -20,7 +20,8 @@ from actors.telemetry import ProcessMeter
 from actors.worker import Worker, WorkerSpec
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import CorruptRecordError, WorkerDiedError
-from itercomp_rl.forecast.stage_times import StageTimes, WorkTimes
+from itercomp_rl.files.whole import replacing
+from itercomp_rl.forecast.stage_times import StageTimes
 from itercomp_rl.items import (
     DrawOrder,
     PolicyOrder,
@@ -31,6 +32,8 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
+from itercomp_rl.observability.work_times import WorkTimes
+from itercomp_rl.store.kinds import EVALUATIONS, GRADES, IMAGES, RANKINGS
 from itercomp_rl.store.store import Store, open_store
 
 CURRENT = "current.json"  # beside the runs: which of them is under way
@@ -119,18 +122,18 @@ class Judge:
     def rank(self, order: RankOrder) -> None:
         store = self._place.store
         segments = dict.fromkeys(ref.segment for refs in order.images for ref in refs.values())
-        images = {segment: store.get("images", segment).arrays["images"] for segment in segments}
+        images = {segment: store.get(IMAGES, segment).arrays["images"] for segment in segments}
         given: list[Any] = [_ids(order.prompts), order.newcomers]
         given += [[name, images[ref.segment][ref.row]] for refs in order.images for name, ref in refs.items()]
         if order.earlier is not None and order.reward_version is not None:
-            given += [store.get("rankings", order.earlier).attrs["ranking"], self._place.rewards(order.reward_version)]
+            given += [store.get(RANKINGS, order.earlier).attrs["ranking"], self._place.rewards(order.reward_version)]
         time.sleep(sum(len(refs) for refs in order.images) * self._place.times.rank_image_s)
-        self._place.publish("rankings", order.id, {}, {"round": order.round, "ranking": _state(*given).tolist()})
+        self._place.publish(RANKINGS, order.id, {}, {"round": order.round, "ranking": _state(*given).tolist()})
 
     def grade(self, segment: str) -> None:
-        images = self._place.store.get("evaluations", segment).arrays["images"]
+        images = self._place.store.get(EVALUATIONS, segment).arrays["images"]
         time.sleep(len(images) * self._place.times.grade_image_s)
-        self._place.publish("grades", segment, {}, {"grade": _state(images).tolist()})
+        self._place.publish(GRADES, segment, {}, {"grade": _state(images).tolist()})
 
 
 class RewardLearner:
@@ -158,7 +161,7 @@ class RewardLearner:
 
     def advance(self, num_updates: int) -> Mapping[str, float]:
         self._opened()
-        pairs = [self._place.store.get("rankings", id_).attrs["ranking"] for id_ in self._rankings]
+        pairs = [self._place.store.get(RANKINGS, id_).attrs["ranking"] for id_ in self._rankings]
         for _ in range(num_updates):
             time.sleep(self._place.times.reward_update_s)
             self._weights, self._done = _state(self._weights, pairs), self._done + 1
@@ -211,7 +214,7 @@ class PolicyLearner:
         self._checkpoints, start = everyone[self._rank], order.start_version
         first = [] if start is None else self._place.model("policies", policy_id(start, self._rank))
         rewards = [self._place.model("rewards", reward_id(name, one.version)) for name, one in order.rewards.items()]
-        pairs = [self._place.store.get("rankings", id_).attrs["ranking"] for id_ in order.rankings]
+        pairs = [self._place.store.get(RANKINGS, id_).attrs["ranking"] for id_ in order.rankings]
         done = min(one.newest() for one in everyone)
         self._weights = self._checkpoints.load(done) if done else _state(self._rank, first, rewards, pairs)
         self._publish(done)
@@ -254,9 +257,8 @@ class Checkpoints:
         return max((int(file.suffix[1:]) for file in self._folder.glob(f"{self._name}.[0-9]*")), default=0)
 
     def save(self, number: int, state: State) -> None:
-        new = self._folder / f"new-{self._name}"
-        new.write_bytes(state.tobytes())
-        new.replace(self._folder / f"{self._name}.{number}")
+        with replacing(self._folder / f"{self._name}.{number}") as new:
+            new.write_bytes(state.tobytes())
 
     def load(self, number: int) -> State:
         return np.frombuffer((self._folder / f"{self._name}.{number}").read_bytes(), np.uint8)

@@ -23,16 +23,17 @@ from actors.metered import keep_status, metered
 from actors.telemetry import RunMeter
 from actors.timing import keep_times
 from actors.worker import WorkerHandle
-from cluster.launch import StoreLedger
 from cluster.placement import role_names, role_sizes, workers
 from cluster.processes import cluster, make_team, places, start_workers
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
+from itercomp_rl.files.whole import write_whole
 from itercomp_rl.forecast.simulation import Forecast, LightPlan, simulate
 from itercomp_rl.forecast.stage_times import StageTimes
 from itercomp_rl.items import RewardReport
 from itercomp_rl.loop.rounds import Advance, run_rounds
 from itercomp_rl.plan import Plan
+from itercomp_rl.run.ledger import StoreLedger
 from itercomp_rl.store.store import Store, open_store
 
 NODES = 4  # of which one is to spare
@@ -191,8 +192,7 @@ class Bench:
         store = open_store(config.store_url, create=True, durable=config.store.durable)
         tree = {"name": config.run.name, "store": config.store_url, "times": asdict(times)}
         current = Path(config.run.dir) / CURRENT
-        current.with_suffix(".new").write_text(json.dumps(tree))
-        current.with_suffix(".new").replace(current)  # a process that starts meanwhile reads it whole
+        write_whole(current, json.dumps(tree))  # a process that starts meanwhile reads all of it
         for handle in used.values():
             _answer(handle.begin.remote)
         watch = Watch(fault)

@@ -25,13 +25,13 @@ from itercomp_rl.config.load import config_from, to_tree
 from itercomp_rl.config.schema import Config
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.items import PolicyOrder, RewardReport
-from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.plan import Plan
 from itercomp_rl.run.reuse import reusable, take_over
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import reward_role
 from itercomp_rl.store.retention import MIN_VERSIONS, collect
 from itercomp_rl.store.store import open_store
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 from learners.policy import PolicyLearner
 
 CPU = torch.device("cpu")

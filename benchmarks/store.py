@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import IMAGES, POLICY
 from itercomp_rl.store.packs import PACKED_AFTER_S, compact
 from itercomp_rl.store.retention import collect
 from itercomp_rl.store.store import Store, open_store
@@ -76,10 +77,10 @@ class StoreFormat:
         self._store = open_store(str(path), create=True, durable=durable)
 
     def write(self, number: int, group: np.ndarray) -> None:
-        self._store.put("images", f"g{number:05d}", {"images": group}, {"round": 0})
+        self._store.put(IMAGES, f"g{number:05d}", {"images": group}, {"round": 0})
 
     def read(self, number: int) -> np.ndarray:
-        return self._store.get("images", f"g{number:05d}").arrays["images"]
+        return self._store.get(IMAGES, f"g{number:05d}").arrays["images"]
 
 
 class RawFiles:
@@ -209,8 +210,8 @@ def network(mib: int) -> dict[str, torch.Tensor]:
 
 def store_weights(store: Store, tensors: dict[str, torch.Tensor], number: int) -> tuple[float, float]:
     """Seconds to publish and to load."""
-    saved = seconds(lambda: weights.publish(store, "policy", number, tensors, {}))
-    return saved, seconds(lambda: weights.load(store, "policy", number))
+    saved = seconds(lambda: weights.publish(store, POLICY, number, tensors, {}))
+    return saved, seconds(lambda: weights.load(store, POLICY, number))
 
 
 def file_weights(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from itercomp_rl.config.rules.gallery import PLANNED
 from itercomp_rl.config.rules.judging import is_rank_file
-from itercomp_rl.config.schema import POLICY, Config
+from itercomp_rl.config.schema import OWN_POLICY, Config
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
@@ -31,7 +31,7 @@ def check_models(config: Config) -> None:
     if pipeline in GALLERY_ONLY:
         raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
     for name, member in config.gallery.members.items():
-        checkpoint = config.policy.model if member.model == POLICY else member.model
+        checkpoint = config.policy.model if member.model == OWN_POLICY else member.model
         found = (check_checkpoint if member.system in PLANNED else check_drawing)(checkpoint_path(checkpoint))
         if member.system in PLANNED and found not in _CARRIERS[member.system]:
             kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"

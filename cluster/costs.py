@@ -8,6 +8,8 @@ from typing import Any
 
 import psutil
 
+from itercomp_rl.files.whole import write_whole
+
 COSTS = "costs.json"  # in the run folder: what all parts of the run cost so far
 
 
@@ -63,10 +65,8 @@ class RunCosts:
                 self._write()
 
     def _write(self) -> None:
-        new = self._file.with_suffix(".new")
         try:
-            new.write_text(json.dumps(self.facts()), encoding="utf-8")
-            new.replace(self._file)
+            write_whole(self._file, json.dumps(self.facts()))
         except OSError:
             return  # a full disk: the run itself will say so, and this is written again
 

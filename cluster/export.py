@@ -14,12 +14,13 @@ from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.errors import CheckpointError, ConfigError
-from itercomp_rl.files.appearing import appearing
 from itercomp_rl.files.checkpoint_path import checkpoint_path
-from itercomp_rl.judges.reward import load_reward_version, reward_role
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.report.model_card import Card, Licence, model_card
 from itercomp_rl.reward.checkpoint import export_reward
+from itercomp_rl.reward.published import load_reward_version
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import POLICY, reward_role
 from itercomp_rl.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
     """
     if folder.exists():
         raise CheckpointError(f"--to is {folder}, which exists: an export is written once, choose another folder")
-    published = weights.versions(store, "policy")
+    published = weights.versions(store, POLICY)
     version = (published[-1] if published else 0) if round_ is None else round_ - 1
     if version not in published:
         have = ", ".join(str(v + 1) for v in published) or "none"
@@ -42,8 +43,8 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
         dtype=config.policy.engine.dtype,
         resolution_px=config.policy.size_px,
     )
-    load_published(policy, store, "policy", version)
-    attrs, has_adapter = weights.load_attrs(store, "policy", version), has_lora(policy.trainable)
+    load_published(policy, store, POLICY, version)
+    attrs, has_adapter = weights.load_attrs(store, POLICY, version), has_lora(policy.trainable)
     results = config.run_folder / "results.json"
     card = model_card(
         Card(

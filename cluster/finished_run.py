@@ -16,8 +16,9 @@ from itercomp_rl.judges.choice import open_scorer
 from itercomp_rl.judges.scoring import Scorer
 from itercomp_rl.plan import Plan, draw_evaluations
 from itercomp_rl.prompts import check_prompt, held_out_prompts, user_prompts
-from itercomp_rl.report.results import save_grid
+from itercomp_rl.report.images import save_grid
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import POLICY
 from itercomp_rl.store.store import Store
 
 
@@ -31,7 +32,7 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
     else:
         chosen = held_out_prompts(config.prompts, num, seed, split)
     plan = Plan(config=config)
-    published = set(weights.versions(store, "policy"))
+    published = set(weights.versions(store, POLICY))
     models = [model for model in plan.evaluated() if model.version is None or model.version in published]
     gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device())
     grades = {
@@ -63,7 +64,7 @@ def generate_image(
     Raises: ConfigError if that round has published nothing, or the prompt is empty or outside the embedded world.
     """
     check_prompt(prompt, config.prompts)
-    plan, published = Plan(config=config), weights.versions(store, "policy")
+    plan, published = Plan(config=config), weights.versions(store, POLICY)
     version = (published[-1] if published else -1) if round_ is None else round_ - 1
     if version not in [-1, *published]:
         have = ", ".join(str(v + 1) for v in published) or "none"

@@ -19,6 +19,7 @@ from itercomp_rl.errors import WorkerDiedError
 from itercomp_rl.evaluation.t2i_compbench.samples import Drawer, Group
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef, Prompt
+from itercomp_rl.store.kinds import EVALUATIONS
 from itercomp_rl.store.store import open_store
 
 
@@ -43,7 +44,7 @@ def by_actors(config: Config, ref: ModelRef) -> Iterator[Drawer]:
         def draw(groups: Sequence[Group]) -> Iterator[tuple[Group, NDArray[np.uint8]]]:
             orders = [
                 DrawOrder(
-                    kind="evaluations",
+                    kind=EVALUATIONS,
                     id=f"{ref.name}, images {group[0].number} to {group[-1].number}",
                     round=0,
                     model=ref,

@@ -3,15 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from importlib import metadata
+from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import ray
-from numpy.typing import NDArray
 
 from actors.metered import MeteredProgress, keep_status, keep_utilisation, metered
 from actors.stopping import stop_on_sigterm
@@ -26,66 +21,25 @@ from cluster.run_folder import claimed, load_run, prepare_folder, settled
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError, StoreError
-from itercomp_rl.evaluation.scores import mean_gain
-from itercomp_rl.items import RewardReport
-from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.loop.dispatch import one_reason
 from itercomp_rl.loop.rounds import run_rounds
-from itercomp_rl.observability.logs import JsonLines
-from itercomp_rl.observability.metrics import Pictures, RunLog
+from itercomp_rl.observability.logs import logging_to
+from itercomp_rl.observability.metrics import RunLog
 from itercomp_rl.observability.progress_bar import terminal
 from itercomp_rl.observability.trackers import Run as TrackedRun
 from itercomp_rl.observability.trackers import Trackers, check_trackers, dotted
 from itercomp_rl.plan import Plan
-from itercomp_rl.ranking.records import put_prompts
 from itercomp_rl.report.html import write_report
-from itercomp_rl.report.results import held_out_images, write_results
+from itercomp_rl.report.images import held_out_pictures
+from itercomp_rl.report.results import write_results
+from itercomp_rl.run.ledger import StoreLedger
+from itercomp_rl.run.prompts_record import put_prompts
 from itercomp_rl.run.reuse import Shared, check_prompts, reusable, take_over
-from itercomp_rl.store import weights
-from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.live_weights import collect_run
-from itercomp_rl.store.retention import Lease, lease, release
+from itercomp_rl.store.software import versions
 from itercomp_rl.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
-
-
-HELD_S = 7 * 86400.0  # longer than a round
-
-
-class StoreLedger:
-    """Satisfies loop.Ledger."""
-
-    def __init__(self, store: Store, plan: Plan) -> None:
-        self._store, self._plan = store, plan
-
-    def has(self, kind: str, id_: str) -> bool:
-        return self._store.has(kind, id_)
-
-    def reward_report(self, aspect: str, version: int) -> RewardReport | None:
-        if self._store.find(version_place(reward_role(aspect), version)) is None:
-            return None
-        report = RewardReport(**weights.load_attrs(self._store, reward_role(aspect), version)["report"])
-        weight = self._plan.config.reward.weights[aspect]  # a reused report may state another run's
-        return replace(report, weight=weight)
-
-    def has_policy(self, version: int) -> bool:
-        return self._store.find(version_place("policy", version)) is not None
-
-    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
-        for aspect, report in reports.items():
-            reader = f"driver-{use}-{aspect}"
-            if report.live_role is None:  # published for good: it stays anyway
-                release(self._store, reader)
-                continue
-            expires_s = self._store.clock() + HELD_S
-            lease(
-                self._store,
-                Lease(reader=reader, role=report.live_role, version=report.version, expires_s=expires_s),
-            )
-
-    def gain_over_base(self, version: int) -> tuple[float, float]:
-        return mean_gain(self._store, self._plan, version)
 
 
 def run(config: Config, *, resume: bool, address: str | None = None, reuse: str | None = None) -> Path:
@@ -154,24 +108,6 @@ def reusable_work(run_: str, plan: Plan) -> tuple[list[Shared], Store]:
     return shared, store
 
 
-@contextmanager
-def logging_to(config: Config) -> Iterator[None]:
-    """The driver's lines also as JSON in <run folder>/log.jsonl, and on stderr where the config asks for it."""
-    lines = JsonLines(run=config.run.name, process="driver")
-    file = logging.FileHandler(config.run_folder / "log.jsonl", encoding="utf-8")
-    file.setFormatter(lines)
-    root = logging.getLogger()
-    root.addHandler(file)
-    for handler in root.handlers:
-        if config.tracking.json_logs:
-            handler.setFormatter(lines)
-    try:
-        yield
-    finally:
-        root.removeHandler(file)
-        file.close()
-
-
 async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, WorkerHandle], progress: RunLog) -> None:
     team, gate = make_team(config, handles)
     await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
@@ -204,21 +140,6 @@ def open_trackers(config: Config, folder: Path) -> Trackers:
     return Trackers(config.tracking.trackers, run)
 
 
-def held_out_pictures(store: Store, plan: Plan) -> Pictures | None:
-    """What trackers are shown after a round: at most tracking.images held-out images of its policy."""
-    num = plan.config.tracking.images
-    if not num:
-        return None
-
-    def pictures(round_: int) -> NDArray[np.uint8] | None:
-        policy = plan.policy(round_)
-        if not all(store.has("evaluations", order.id) for order in plan.evaluation_orders(policy)):
-            return None  # at the evaluation of the base and the gallery, before the first round
-        return np.stack([pixels for _, pixels in held_out_images(store, plan, policy, num)])
-
-    return pictures
-
-
 async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:
     """Old live weights are collected as the run goes on, what a killed writer left behind at its start."""
     with_orphans = True
@@ -229,9 +150,3 @@ async def _keep_store_small(store: Store, every_s: float = 20.0) -> None:
         except StoreError as error:  # the store may be away for a while; without this its disk would fill
             log.warning("old weights were not collected, which is tried again in %g s: %s", every_s, error)
         await asyncio.sleep(every_s)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    names = ("torch", "diffusers", "transformers", "ray", "deepspeed", "zarr", "numpy")
-    return {name: metadata.version(name) for name in names}

@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler, Middleware
 from PIL import Image
 
 from itercomp_rl.ranking.page.session import QUESTIONS, Session, checked_name
-from itercomp_rl.ranking.records import ImageReader
+from itercomp_rl.store.images import ImageReader
 from itercomp_rl.store.store import Store
 
 STATIC = {

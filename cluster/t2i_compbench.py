@@ -12,13 +12,12 @@ import torch
 from rich.table import Table
 
 from cluster.image_drawers import by_actors, here
-from cluster.launch import versions
 from cluster.processes import cluster
 from cluster.run_folder import load_run
-from itercomp_rl.config.schema import POLICY, Config
+from itercomp_rl.config.schema import OWN_POLICY, Config
 from itercomp_rl.diffusion.checkpoint import check_drawing
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.evaluation.scores import Mean
+from itercomp_rl.evaluation.statistics import Mean
 from itercomp_rl.evaluation.t2i_compbench.clip import Aesthetic, Clip, check_aesthetic
 from itercomp_rl.evaluation.t2i_compbench.files import read_prompts, write_result
 from itercomp_rl.evaluation.t2i_compbench.metrics import METRICS, NOT_COMPARABLE, Metrics, check_metrics, combined
@@ -33,12 +32,15 @@ from itercomp_rl.evaluation.t2i_compbench.samples import (
 )
 from itercomp_rl.evaluation.t2i_compbench.table import Cells, Column, from_json, score_of, text_table, write_tables
 from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.files.whole import write_whole
 from itercomp_rl.items import ModelRef
-from itercomp_rl.judges.reward import load_any_reward, score_any_size
 from itercomp_rl.plan import Plan
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.published import load_any_reward, score_any_size
 from itercomp_rl.reward.source import check_reward_source
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import POLICY
+from itercomp_rl.store.software import versions
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ def _model(name: str, source: str, job: Job, config: Config) -> tuple[str, Model
     plans = (job.out.absolute() / "plans").as_uri()
     if source.startswith("member:"):
         member = source.removeprefix("member:")
-        if member not in config.gallery.members or config.gallery.members[member].model == POLICY:
+        if member not in config.gallery.members or config.gallery.members[member].model == OWN_POLICY:
             raise ConfigError(
                 f"--model {name}={source}: gallery.members has no {member!r} with a model of its own; give it as "
                 f"gallery.members.{member}={{model: ..., num_steps: ...}}"
@@ -149,7 +151,7 @@ def _model(name: str, source: str, job: Job, config: Config) -> tuple[str, Model
     run_, _, round_ = source.rpartition("@") if "@" in source else (source, "", "")
     if (Path(run_) / "config.yaml").is_file():
         run_config, store = load_run(run_)
-        published = weights.versions(store, "policy")
+        published = weights.versions(store, POLICY)
         if round_ and not round_.isdecimal():
             raise ConfigError(f"--model {name}={source}: the round after @ must be a number")
         version = int(round_) - 1 if round_ else (published[-1] if published else -1)
@@ -189,16 +191,9 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _write_json(path, settings)
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"--out {str(out)!r} cannot be written: {error}") from error
-
-
-def _write_json(path: Path, tree: Any) -> None:
-    """In one piece or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    new.replace(path)
 
 
 def _draw(job: Job, config: Config, name: str, draw: Drawer, samples: dict[str, list[Sample]]) -> None:

@@ -9,10 +9,11 @@ from functools import cached_property
 
 import numpy as np
 
-from itercomp_rl.config.schema import ALL, POLICY, Config, MemberConfig
+from itercomp_rl.config.schema import ALL, OWN_POLICY, Config, MemberConfig
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
 from itercomp_rl.seeds import seed_of
+from itercomp_rl.store.kinds import EVALUATIONS, IMAGES, POLICY
 
 BASE = "base policy"  # the policy before the first round, in tables
 
@@ -53,7 +54,7 @@ class Plan:
         return ModelRef(
             name=BASE if after_round < 0 else f"policy-{after_round}",
             checkpoint=policy.model,
-            role=None if after_round < 0 else "policy",
+            role=None if after_round < 0 else POLICY,
             version=None if after_round < 0 else after_round,
             num_steps=policy.num_steps,
             guidance=policy.guidance,
@@ -81,7 +82,7 @@ class Plan:
 
     def _member(self, name: str, member: MemberConfig) -> ModelRef:
         """A member of model "policy" draws with the policy that was there when it joined."""
-        policy = self.policy(member.join_round - 1) if member.model == POLICY else None
+        policy = self.policy(member.join_round - 1) if member.model == OWN_POLICY else None
         return ModelRef(
             name=name,
             checkpoint=policy.checkpoint if policy else member.model,
@@ -120,7 +121,7 @@ class Plan:
         prompts = tuple(self.gallery_prompts[start:stop])
         return [
             DrawOrder(
-                kind="images",
+                kind=IMAGES,
                 id=_images_id(model.name, segment),
                 round=round_,
                 model=model,
@@ -294,7 +295,7 @@ def draw_evaluations(
         part = chosen[start : start + segment]
         orders.append(
             DrawOrder(
-                kind="evaluations",
+                kind=EVALUATIONS,
                 id=f"{split}-s{seed}-{_plain(model.name)}-{number:05d}",
                 round=-1 if model.version is None else model.version,
                 model=model,

@@ -21,22 +21,23 @@ from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
 from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
-from itercomp_rl.judges.reward import load_reported
-from itercomp_rl.ranking.records import ImageReader, load_rankings
+from itercomp_rl.ranking.records import load_rankings
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.published import load_reported
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.deltas import DeltaPublisher
+from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.kinds import POLICY
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.writers import Ranks
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
-from learners.engine.engine import Engine, Group, open_engine
+from learners.engine.engine import Engine
+from learners.engine.open import open_engine
+from learners.engine.spec import Group, engine_spec
 from learners.ranks import ranks_of
-from learners.reward import engine_spec
 
 log = logging.getLogger(__name__)
-
-POLICY = "policy"  # store role of what each round publishes; versions are rounds
 
 
 class PolicyLearner:

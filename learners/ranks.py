@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from itercomp_rl.store.layout import JSON
 from itercomp_rl.store.writers import ALONE, Ranks
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 
 
 class GroupRanks:

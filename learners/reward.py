@@ -10,37 +10,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itercomp_rl.config.schema import ALL, EngineConfig, JudgeConfig, RewardLearningConfig
+from itercomp_rl.config.schema import ALL, JudgeConfig, RewardLearningConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
-from itercomp_rl.judges.reward import load_any_reward, reward_role, score_any_size
 from itercomp_rl.ranking import people
-from itercomp_rl.ranking.records import ImageReader, draw_rows, load_pairs, weighted
+from itercomp_rl.ranking.pairs import draw_rows, load_pairs, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
+from itercomp_rl.reward.published import load_any_reward, score_any_size
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
+from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.kinds import reward_role
 from itercomp_rl.store.store import Store
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
-from learners.engine.engine import DTYPES, Engine, EngineSpec, open_engine
+from learners.engine.engine import Engine
+from learners.engine.open import open_engine
+from learners.engine.spec import DTYPES, engine_spec
 
 log = logging.getLogger(__name__)
-
-
-def engine_spec(engine: EngineConfig) -> EngineSpec:
-    """The engine that a config asks for."""
-    return EngineSpec(
-        kind=engine.kind,  # type: ignore[arg-type]  # checked with the config
-        zero_stage=engine.zero_stage if engine.kind == "deepspeed" else 0,
-        optimizer=engine.optimizer,  # type: ignore[arg-type]  # likewise
-        dtype=engine.dtype,  # type: ignore[arg-type]  # likewise
-        lr=engine.lr,
-        weight_decay=engine.weight_decay,
-        grad_clip=engine.grad_clip,
-        ema_decay=engine.ema,
-    )
 
 
 class RewardLearner:

@@ -70,7 +70,7 @@ def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num:
         return
     from rich.console import Console
 
-    from itercomp_rl.report.results import score_table
+    from itercomp_rl.report.tables import score_table
 
     Console(width=120).print(score_table(aspects, config.evaluation.judge))
 

@@ -154,9 +154,9 @@ def trace(run: str, version: int | None, prompt: str | None, file: Path | None) 
     """Say what policy VERSION (from 0; default: the latest) came from: rewards, pairs, images, models, seeds, code."""
     from cluster.run_folder import load_run
     from itercomp_rl.errors import ConfigError
-    from itercomp_rl.run.lineage import POLICY
     from itercomp_rl.run.lineage import trace as follow
     from itercomp_rl.store import weights
+    from itercomp_rl.store.kinds import POLICY
 
     config, found = load_run(run)
     chosen = weights.latest(found, POLICY) if version is None else version

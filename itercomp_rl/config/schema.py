@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-POLICY = "policy"  # as a gallery member's model: the policy of this run
+OWN_POLICY = "policy"  # as a gallery member's model: the policy of this run
 ALL = "all"  # as policy.reward_updates_first: every update of the reward models
 
 

@@ -10,7 +10,7 @@ from itercomp_rl.diffusion.denoise import Diffusion
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.errors import CheckpointError
-from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.whole import appearing
 
 ADAPTER = "pytorch_lora_weights.safetensors"
 

@@ -64,16 +64,6 @@ def refl_loss(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[st
     return feedback.scale * total_B.mean()
 
 
-def draw_mid_steps(num_images: int, low: int, high: int, generator: torch.Generator) -> list[int]:
-    """The step at which each image is judged, uniform over low..high, both included.
-
-    Raises: ValueError if the range is empty or starts below 0.
-    """
-    if not 0 <= low <= high:
-        raise ValueError(f"mid steps {low}..{high} are no range: 0 <= low <= high is needed")
-    return torch.randint(low, high + 1, (num_images,), generator=generator).tolist()
-
-
 def feedback_step(
     policy: Policy,
     rewards: Rewards,

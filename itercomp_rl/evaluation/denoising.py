@@ -12,6 +12,7 @@ from itercomp_rl.errors import DivergedError
 from itercomp_rl.items import MeasureOrder
 from itercomp_rl.shapes.render import place, render
 from itercomp_rl.shapes.scenes import parse
+from itercomp_rl.store.kinds import EVALUATIONS
 from itercomp_rl.store.store import Store
 
 NUM_LEVELS = 10  # noise levels, the middles of ten equal parts from clean to pure noise
@@ -53,7 +54,7 @@ def rendered(store: Store, order: MeasureOrder) -> list[NDArray[np.uint8]]:
 
 def drawn(store: Store, order: MeasureOrder) -> list[NDArray[np.uint8]]:
     """What gallery models drew for the prompts, from the store."""
-    segments = {id_: store.get("evaluations", id_).arrays["images"] for id_ in {ref.segment for ref in order.images}}
+    segments = {id_: store.get(EVALUATIONS, id_).arrays["images"] for id_ in {ref.segment for ref in order.images}}
     return [segments[ref.segment][ref.row] for ref in order.images]
 
 

@@ -1,15 +1,15 @@
 """What a run reached: scores with n and standard errors, gains paired with the base, from the grades in the store."""
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from itercomp_rl.evaluation.statistics import Mean, clustered_mean
 from itercomp_rl.items import ModelRef
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.kinds import GRADES
 from itercomp_rl.store.store import Store
 
 
@@ -23,37 +23,6 @@ class Graded:
     passed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mean:
-    """A mean, its standard error clustered by prompt, and the number of images."""
-
-    mean: float
-    se: float
-    n: int
-
-    def tree(self) -> dict[str, float | int]:
-        """Plain numbers for JSON."""
-        return {"mean": round(self.mean, 5), "se": round(self.se, 5), "n": self.n}
-
-
-def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
-    """Mean of values whose errors are shared within a cluster: images of one prompt are not independent.
-
-    The standard error is the usual sandwich one with G / (G - 1) for G clusters; infinite for a single cluster.
-    Raises: ValueError if there is no value or lengths differ.
-    """
-    if len(values) != len(clusters) or not values:
-        raise ValueError(f"{len(values)} values and {len(clusters)} clusters: one cluster per value, at least one")
-    mean = float(np.mean(values))
-    sums: defaultdict[str, float] = defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] += value - mean
-    num = len(sums)
-    squares = sum(total**2 for total in sums.values())
-    se = math.sqrt(squares * num / (num - 1)) / len(values) if num > 1 else math.inf
-    return Mean(mean=mean, se=se, n=len(values))
-
-
 def load_grades(store: Store, plan: Plan, model: ModelRef, split: str = "test") -> dict[str, list[Graded]]:
     """Grades of a model's held-out images per aspect, in the order every model shares."""
     return grades_of(store, [order.id for order in plan.evaluation_orders(model, split)])
@@ -62,7 +31,7 @@ def load_grades(store: Store, plan: Plan, model: ModelRef, split: str = "test") 
 def grades_of(store: Store, ids: Sequence[str]) -> dict[str, list[Graded]]:
     """Grades of evaluation segments per aspect."""
     found: dict[str, list[Graded]] = {}
-    rows = [row for id_ in ids for row in store.get("grades", id_).attrs["rows"]]
+    rows = [row for id_ in ids for row in store.get(GRADES, id_).attrs["rows"]]
     for place, row in enumerate(rows):
         for aspect, (score, passed) in row["grades"].items():
             found.setdefault(aspect, []).append(Graded(place=place, prompt=row["prompt"], score=score, passed=passed))
@@ -71,7 +40,7 @@ def grades_of(store: Store, ids: Sequence[str]) -> dict[str, list[Graded]]:
 
 def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean:
     """Mean share of pixels that belong to no colour of the world: artefacts."""
-    rows = [row for id_ in ids for row in store.get("grades", id_).attrs["rows"] if "off_palette" in row]
+    rows = [row for id_ in ids for row in store.get(GRADES, id_).attrs["rows"] if "off_palette" in row]
     return clustered_mean([row["off_palette"] for row in rows], [row["prompt"] for row in rows])
 
 
@@ -105,7 +74,7 @@ def aspects_tree(store: Store, plan: Plan, split: str = "test") -> dict[str, Any
     done = {
         name: load_grades(store, plan, ref, split)
         for name, ref in refs.items()
-        if (orders := plan.evaluation_orders(ref, split)) and all(store.has("grades", order.id) for order in orders)
+        if (orders := plan.evaluation_orders(ref, split)) and all(store.has(GRADES, order.id) for order in orders)
     }
     return aspects_of(done, base, [name for name in rounds if name in done])
 

@@ -4,8 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from itercomp_rl.evaluation.scores import aspects_tree, clustered_mean, off_palette_mean
+from itercomp_rl.evaluation.scores import aspects_tree, off_palette_mean
+from itercomp_rl.evaluation.statistics import clustered_mean
 from itercomp_rl.plan import BASE, Plan
+from itercomp_rl.store.kinds import LOSSES
 from itercomp_rl.store.store import Store
 
 Cell: TypeAlias = dict[str, float | int]  # a mean with its standard error, and n where images were counted
@@ -44,7 +46,7 @@ def denoising_tree(store: Store, plan: Plan) -> dict[str, Any]:
 
 
 def _losses(store: Store, id_: str) -> list[dict[str, Any]]:
-    return store.get("losses", id_).attrs["rows"]
+    return store.get(LOSSES, id_).attrs["rows"]
 
 
 def seen_minus_unseen(seen: Mapping[str, Any], unseen: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from itercomp_rl.config.schema import POLICY, Config, EngineConfig
+from itercomp_rl.config.schema import OWN_POLICY, Config, EngineConfig
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.errors import ConfigError
@@ -201,7 +201,7 @@ def _sampler(config: Config) -> dict[str, int]:
     gallery = config.gallery
     models = {(config.policy.model, gallery.dtype)}  # every round's policy draws, if only to be evaluated
     models |= {
-        (config.policy.model if member.model == POLICY else member.model, member.dtype or gallery.dtype)
+        (config.policy.model if member.model == OWN_POLICY else member.model, member.dtype or gallery.dtype)
         for member in gallery.members.values()
     }
     held = sorted((_drawing_bytes(model, DTYPES[dtype].itemsize) for model, dtype in models), reverse=True)

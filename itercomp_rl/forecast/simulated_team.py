@@ -20,9 +20,9 @@ from itercomp_rl.items import (
     RolloutOrder,
 )
 from itercomp_rl.loop.crew import POOLED, make_crews
-from itercomp_rl.loop.dispatch import Advance
-from itercomp_rl.loop.roles import Team
+from itercomp_rl.loop.roles import Advance, Team
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.kinds import GRADES, LOSSES, RANKINGS
 
 Processes = Mapping[str, Sequence[str]]  # label -> names of the roles that the process holds, "roller-0"
 LATENTS = np.zeros((0,), np.float32)
@@ -116,17 +116,17 @@ class SimulatedTeam:
     async def measure(self, order: MeasureOrder) -> None:
         # A picture is denoised once from each of ten noise levels: about the passes that drawing one takes.
         await self._pooled("sampler", lambda _: self._times.draw_s(order.model, len(order.prompts)))
-        self.done.add(("losses", order.id))
+        self.done.add((LOSSES, order.id))
 
     async def rank(self, order: RankOrder) -> None:
         num = sum(len(images) for images in order.images)
         await self._pooled("judge", lambda _: num * self._times.rank_image_s)
-        self.done.add(("rankings", order.id))
+        self.done.add((RANKINGS, order.id))
 
     async def grade(self, segment: str) -> None:
         num = self._graded(segment)
         await self._pooled("judge", lambda _: num * self._times.grade_image_s)
-        self.done.add(("grades", segment))
+        self.done.add((GRADES, segment))
 
     def _graded(self, segment: str) -> int:
         if segment not in self._segment_sizes:

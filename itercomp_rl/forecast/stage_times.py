@@ -4,7 +4,6 @@ A run keeps what every piece of work took in times.json; `itercomp plan` predict
 """
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.items import DrawOrder, ModelRef, RankOrder
-from itercomp_rl.plan import BASE, Plan
+from itercomp_rl.items import ModelRef
+from itercomp_rl.observability.work_times import FILE, drawn_by, load_work
+from itercomp_rl.plan import Plan
 
-FILE = "times.json"  # in the run folder
 DEFAULT = "default"  # the time of every model that is not named
 
 
@@ -58,11 +57,6 @@ class StageTimes:
         return self.learn_update_s + num_rollouts / num_ranks * self.learn_rollout_s
 
 
-def drawn_by(model: ModelRef) -> str:
-    """The name a model has in draw_image_s: all versions of the policy draw alike."""
-    return "policy" if model.role == "policy" or model.name == BASE else model.name
-
-
 def load_times(file: Path) -> StageTimes:
     """Stage times from YAML or JSON. Raises: ConfigError naming the key."""
     try:
@@ -86,56 +80,6 @@ def load_times(file: Path) -> StageTimes:
             raise ConfigError(f"stage times {str(file)!r}: {key} is {value!r}: must be seconds")
         found[str(key)] = value
     return StageTimes(**found)
-
-
-class WorkTimes:
-    """What pieces of work took: calls, items and seconds by kind of work, such as "judge.rank"."""
-
-    def __init__(self, work: Mapping[str, Mapping[str, float]] | None = None) -> None:
-        self.work: dict[str, dict[str, float]] = {}
-        self.join(work or {})
-
-    def add(self, role: str, method: str, arguments: tuple[Any, ...], seconds: float) -> None:
-        """One call of a role's method. Any: as the role's Protocol says."""
-        first = arguments[0] if arguments else None
-        kind = f"{role}.{method} {drawn_by(first.model)}" if isinstance(first, DrawOrder) else f"{role}.{method}"
-        self.join({kind: {"calls": 1, "items": _items(method, arguments), "seconds": seconds}})
-
-    def join(self, work: Mapping[str, Mapping[str, float]]) -> None:
-        """Add what another one counted."""
-        for kind, entry in work.items():
-            mine = self.work.setdefault(kind, {"calls": 0, "items": 0, "seconds": 0.0})
-            for name, value in entry.items():
-                mine[name] += value
-
-    def take(self) -> dict[str, dict[str, float]]:
-        """All that was counted since the last time."""
-        found, self.work = self.work, {}
-        return found
-
-    def save(self, file: Path) -> None:
-        """In one piece, or not at all."""
-        new = file.with_suffix(".new")
-        new.write_text(json.dumps(self.work, indent=1) + "\n", encoding="utf-8")
-        new.replace(file)
-
-
-def load_work(folder: Path) -> WorkTimes:
-    """What the run in `folder` counted so far; nothing, where it has not begun."""
-    file = folder / FILE
-    return WorkTimes(json.loads(file.read_text(encoding="utf-8")) if file.exists() else None)
-
-
-def _items(method: str, arguments: tuple[Any, ...]) -> int:
-    """How many images, updates or rollouts a call was for; 1 where it cannot be counted so."""
-    first = arguments[0] if arguments else None
-    if isinstance(first, DrawOrder):
-        return len(first.prompts)
-    if isinstance(first, RankOrder):
-        return sum(len(images) for images in first.images)
-    if method == "advance":
-        return arguments[0]
-    return len(arguments[1]) if method == "update" else 1
 
 
 def measured_times(folder: Path, plan: Plan) -> StageTimes:

@@ -74,10 +74,6 @@ class Backbones:
         self._kept[key] = make()
         return self._kept[key]
 
-    def num_loaded(self) -> int:
-        """How many checkpoints are in memory now."""
-        return len(self._kept)
-
     def _load(self, model: ModelRef, dtype: str) -> Policy:
         policy = load_policy(checkpoint_path(model.checkpoint), dtype=dtype, device=self.device).to_channels_last()
         if model.role is not None and model.version is not None:

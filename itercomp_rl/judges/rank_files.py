@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import Prompt
-from itercomp_rl.ranking.ranking import Places, Ranking, consensus, places_of_rank
+from itercomp_rl.ranking.official import places_of_rank
+from itercomp_rl.ranking.ranking import Places, Ranking, consensus
 from itercomp_rl.ranking.records import Judged
 
 # Ranks by (prompt text, or prompt id where a file gives no text) and aspect.

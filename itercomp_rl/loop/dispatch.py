@@ -2,16 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from itercomp_rl.errors import WorkerDiedError
+from itercomp_rl.loop.roles import Advance
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Advance = Callable[[int, Mapping[str, float]], None]  # steps done now, metrics
 
 
 class Orders:

@@ -1,6 +1,7 @@
 """What the loop may ask of whom. A local object, a test's small part and a Ray handle satisfy the same Protocols."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,3 +118,38 @@ class Team:
     reward_learners: Mapping[str, RewardLearner]
     roller: Roller
     policy_learner: PolicyLearner
+
+
+Advance = Callable[[int, Mapping[str, float]], None]  # steps done now, metrics
+
+
+class Ledger(Protocol):
+    """What the loop reads from the store to know what is done, and how good it is."""
+
+    def has(self, kind: str, id_: str) -> bool:
+        """Whether a piece of work is committed."""
+        ...
+
+    def reward_report(self, aspect: str, version: int) -> RewardReport | None:
+        """The report published with a reward model, if it is published."""
+        ...
+
+    def has_policy(self, version: int) -> bool:
+        """Whether a round's policy is published."""
+        ...
+
+    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
+        """Keep the models of these reports, which may still learn, until the same use holds others."""
+        ...
+
+    def gain_over_base(self, version: int) -> tuple[float, float]:
+        """Mean over aspects of an evaluated policy's paired gain over the base, and its standard error."""
+        ...
+
+
+class Progress(Protocol):
+    """Who is told how far a phase is."""
+
+    def phase(self, name: str, total: int, round_: int) -> AbstractContextManager[Advance]:
+        """Open a phase of `total` steps."""
+        ...

@@ -7,55 +7,21 @@ that is all there is to resuming. One failure cancels everything and ends the ru
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from itercomp_rl.config.schema import ALL
 from itercomp_rl.errors import DivergedError
 from itercomp_rl.items import DrawOrder, MeasureOrder, ModelRef, PolicyOrder, RewardOrder, RewardReport, Rollout
-from itercomp_rl.loop.boards import Arrivals
+from itercomp_rl.loop.boards import Arrivals, RewardBoard
 from itercomp_rl.loop.crashing_prompts import Draws
 from itercomp_rl.loop.crew import most_at_work
-from itercomp_rl.loop.dispatch import Advance, Orders, again, one_reason, together
+from itercomp_rl.loop.dispatch import Orders, again, one_reason, together
 from itercomp_rl.loop.divergence import check_collapse, last_good, trusted
-from itercomp_rl.loop.reward_board import RewardBoard
-from itercomp_rl.loop.roles import RewardLearner, Team
+from itercomp_rl.loop.roles import Advance, Ledger, Progress, RewardLearner, Team
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.kinds import GRADES, LOSSES, RANKINGS, live_policy_role, live_reward_role
 
 REWARD_SLICE = 10  # updates asked of a reward learner at a time, so that progress is seen
-
-
-class Ledger(Protocol):
-    """What the loop reads from the store to know what is done, and how good it is."""
-
-    def has(self, kind: str, id_: str) -> bool:
-        """Whether a piece of work is committed."""
-        ...
-
-    def reward_report(self, aspect: str, version: int) -> RewardReport | None:
-        """The report published with a reward model, if it is published."""
-        ...
-
-    def has_policy(self, version: int) -> bool:
-        """Whether a round's policy is published."""
-        ...
-
-    def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
-        """Keep the models of these reports, which may still learn, until the same use holds others."""
-        ...
-
-    def gain_over_base(self, version: int) -> tuple[float, float]:
-        """Mean over aspects of an evaluated policy's paired gain over the base, and its standard error."""
-        ...
-
-
-class Progress(Protocol):
-    """Who is told how far a phase is."""
-
-    def phase(self, name: str, total: int, round_: int) -> AbstractContextManager[Advance]:
-        """Open a phase of `total` steps."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +75,7 @@ async def fill_gallery(run: Run, round_: int, ranked: Arrivals) -> None:
         async def fill(segment: int) -> None:
             await together(draw(run, order, advance) for order in plan.draw_orders(round_, segment))
             order = plan.rank_order(round_, segment)
-            await orders.once("rankings", order.id, lambda: run.team.judge.rank(order), advance)
+            await orders.once(RANKINGS, order.id, lambda: run.team.judge.rank(order), advance)
             await ranked.put(order.id)
 
         await together(fill(segment) for segment in segments)
@@ -199,7 +165,7 @@ async def _learn_reward(learner: RewardLearner, work: RewardWork) -> RewardRepor
     order = replace(work.order, rankings=ranked.there())
     seen = set(order.rankings)
     stops = work.plan.reward_stops
-    live_role = f"live-reward-{order.aspect}-{secrets.token_hex(4)}"
+    live_role = live_reward_role(order.aspect, secrets.token_hex(4))
     done = await learner.open(order)
     work.advance(done, {})
 
@@ -239,7 +205,7 @@ async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
         order = PolicyOrder(
             round=round_,
             start_version=start_version,
-            live_role=f"live-{secrets.token_hex(4)}",  # never the name of an attempt that died half-way
+            live_role=live_policy_role(secrets.token_hex(4)),  # never the name of an attempt that died half-way
             rewards=board.reports(),
             rankings=plan.rankings(round_),
         )
@@ -314,10 +280,10 @@ async def evaluate(run: Run, models: list[ModelRef], round_: int) -> None:
 
         async def grade(order: DrawOrder) -> None:
             await draw(run, order)
-            await run.orders.once("grades", order.id, lambda: run.team.judge.grade(order.id), advance)
+            await run.orders.once(GRADES, order.id, lambda: run.team.judge.grade(order.id), advance)
 
         async def measure(order: MeasureOrder) -> None:
-            await run.orders.once("losses", order.id, lambda: run.team.sampler.measure(order), advance)
+            await run.orders.once(LOSSES, order.id, lambda: run.team.sampler.measure(order), advance)
 
         ready = [measure(order) for order in measures if not order.images]
         await together([*(grade(order) for order in orders), *ready])

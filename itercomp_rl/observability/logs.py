@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from itercomp_rl.config.schema import Config
+
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  # never changed in place
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|(ACCESS|ACCOUNT|API)_KEY|KEY(_ID)?$", re.IGNORECASE)
 _MIN_SECRET = 8  # a shorter value would strike out ordinary words
@@ -101,3 +103,21 @@ def struck_out(text: str, hidden: list[str]) -> str:
     for secret in hidden:
         text = text.replace(secret, "***")
     return text
+
+
+@contextmanager
+def logging_to(config: Config) -> Iterator[None]:
+    """The driver's lines also as JSON in <run folder>/log.jsonl, and on stderr where the config asks for it."""
+    lines = JsonLines(run=config.run.name, process="driver")
+    file = logging.FileHandler(config.run_folder / "log.jsonl", encoding="utf-8")
+    file.setFormatter(lines)
+    root = logging.getLogger()
+    root.addHandler(file)
+    for handler in root.handlers:
+        if config.tracking.json_logs:
+            handler.setFormatter(lines)
+    try:
+        yield
+    finally:
+        root.removeHandler(file)
+        file.close()

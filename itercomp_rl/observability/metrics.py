@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from itercomp_rl.loop.dispatch import Advance
+from itercomp_rl.loop.roles import Advance
 from itercomp_rl.observability.progress_bar import bar
 from itercomp_rl.observability.trackers import Trackers
 

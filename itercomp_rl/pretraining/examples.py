@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.shapes.models import TEXT_WIDTH, make_tokenizer
 from itercomp_rl.shapes.render import place, render
 from itercomp_rl.shapes.scenes import Scene, World, caption, draw_scenes, one_aspect_wrong, split_of

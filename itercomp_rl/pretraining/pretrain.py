@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel
 
-from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.pretraining.conv_trunk import train_conv_trunk
 from itercomp_rl.pretraining.examples import NUM_WAYS, Captions, LatentStream, Wrong, load_latents, pictures
 from itercomp_rl.pretraining.training import train

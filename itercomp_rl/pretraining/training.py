@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from itercomp_rl.files.whole import replacing
+
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 60.0
@@ -90,8 +92,8 @@ def train(
                 "parameters": [p.detach() for p in parameters],
                 "averaged": averaged,
             }
-            torch.save(state, checkpoint.with_suffix(".new"))
-            checkpoint.with_suffix(".new").replace(checkpoint)
+            with replacing(checkpoint) as new:
+                torch.save(state, new)
     if ema:
         for parameter, average in zip(parameters, averaged, strict=True):
             parameter.data.copy_(average)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.pretraining.training import train
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.shapes.models import MAX_TOKENS, make_scheduler

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from itercomp_rl.items import ImageRef, PairRef, Prompt
 from itercomp_rl.ranking.ranking import Places, Ranking, is_held_out, pairs_of
 from itercomp_rl.ranking.records import load_rankings, prompt_of
+from itercomp_rl.store.kinds import PEOPLE
 from itercomp_rl.store.store import Store
 
-KIND = "people"
 Act = Literal["ranked", "skipped", "undone"]
 
 
@@ -37,14 +37,14 @@ class Said:
 def publish(store: Store, said: Said) -> str:
     """Commit an event; returns its id, which sorts by time."""
     id_ = f"{round(said.time_s * 1000):014d}-{secrets.token_hex(4)}"
-    store.put(KIND, id_, {}, asdict(said))
+    store.put(PEOPLE, id_, {}, asdict(said))
     return id_
 
 
 def load(store: Store) -> list[Said]:
     """What every person says now of every prompt and aspect, in the order in which they said it."""
     latest: dict[tuple[str, str, str], Said] = {}
-    for commit in store.commits(KIND):
+    for commit in store.commits(PEOPLE):
         said = _said(commit.attrs)
         key = (said.rater, said.prompt.id, said.aspect)
         latest.pop(key, None)

@@ -1,15 +1,12 @@
 """From scores or people's ranks of one prompt's images to (winner, loser) pairs: made in step 3, learned in step 4."""
 
 import hashlib
-import json
 import math
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Places = tuple[tuple[str, ...], ...]
 PlacingRule = Literal["official_fixed", "min_inversions"]
@@ -19,22 +16,16 @@ PlacingRule = Literal["official_fixed", "min_inversions"]
 class Ranking:
     """The gallery's images of one prompt under one aspect, best place first; models in one place are tied.
 
-    Example: Ranking(prompt_id="17", aspect="spatial", places=(("flux",), ("sdxl", "sd3"), ("sd15",)),
-                     scores={"flux": 1.2, "sdxl": 0.1, "sd3": 0.1, "sd15": -0.8})
-    Raises: ValueError for an empty or repeated place, or scores that name other models than the places.
+    Example: Ranking(prompt_id="17", aspect="spatial", places=(("flux",), ("sdxl", "sd3"), ("sd15",)))
+    Raises: ValueError for an empty or repeated place.
     """
 
     prompt_id: str
     aspect: str
     places: Places
-    scores: Mapping[str, float] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         _check_places(self.places)
-        if self.scores is not None and set(self.scores) != set(self.models):
-            raise ValueError(
-                f"scores of prompt {self.prompt_id!r} name {sorted(self.scores)}, its places {sorted(self.models)}"
-            )
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -72,17 +63,13 @@ def rank_by_score(scores: Mapping[str, float], margin: float = 0.0) -> Places:
     return tuple(tuple(sorted(place, key=order.__getitem__)) for place in places)
 
 
-def pairs_of(ranking: Ranking, touching: Collection[str] | None = None) -> list[Pair]:
-    """Every (winner, loser) of different places, best winners first; six untied images make fifteen.
-
-    `touching` keeps only pairs in which at least one of these models stands: the newcomers of a round.
-    """
+def pairs_of(ranking: Ranking) -> list[Pair]:
+    """Every (winner, loser) of different places, best winners first; six untied images make fifteen."""
     return [
         Pair(winner=winner, loser=loser)
         for above, below in combinations(ranking.places, 2)
         for winner in above
         for loser in below
-        if touching is None or winner in touching or loser in touching
     ]
 
 
@@ -180,112 +167,6 @@ def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
         raise ValueError(f"share is {share}: must lie in 0..1")
     digest = hashlib.blake2b(f"{seed}:{prompt_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) < share * 2**64
-
-
-def places_of_rank(rank: Sequence[int | str] | str, gallery: Sequence[str]) -> Places:
-    """Places of an official rank: entry i is the 1-based gallery number of the model in place i, best first.
-
-    Example: places_of_rank([3, 1, 2], ["sd15", "sdxl", "sd3"]) == (("sd3",), ("sd15",), ("sdxl",)).
-    Digits may be a string, "312", as the official reader allows for galleries of up to nine.
-    Raises: ValueError unless the rank names every gallery model exactly once.
-    """
-    numbers = _numbers(rank)
-    told = f"rank {rank!r} of a gallery of {len(gallery)}"
-    if len(set(gallery)) != len(gallery):
-        raise ValueError(f"gallery {list(gallery)} names a model twice")
-    if 0 in numbers:
-        raise ValueError(f"{told} holds 0: ranks count models from 1; add 1 to each if yours count from 0")
-    if unknown := sorted(n for n in set(numbers) if not 1 <= n <= len(gallery)):
-        raise ValueError(f"{told} holds {unknown}: there is no such model; give the gallery the rank was made with")
-    if repeated := sorted(n for n in set(numbers) if numbers.count(n) > 1):
-        raise ValueError(f"{told} holds {repeated} more than once: name each model once")
-    if missing := [name for n, name in enumerate(gallery, start=1) if n not in numbers]:
-        raise ValueError(f"{told} leaves out {missing}: rank every model, or give the gallery of these images only")
-    return tuple((gallery[n - 1],) for n in numbers)
-
-
-def rank_of_places(places: Places, gallery: Sequence[str]) -> list[int]:
-    """The official rank of untied places; undoes `places_of_rank`.
-
-    Raises: ValueError for a tie, which the official format cannot hold, or models other than the gallery's.
-    """
-    _check_places(places)
-    if tied := [place for place in places if len(place) > 1]:
-        raise ValueError(f"places {tied} are tied: an official rank is a strict order; break the tie first")
-    if {place[0] for place in places} != set(gallery):
-        raise ValueError(f"places rank {sorted(place[0] for place in places)}, the gallery is {sorted(gallery)}")
-    return [list(gallery).index(place[0]) + 1 for place in places]
-
-
-def load_official_ranks(path: Path, gallery: Sequence[str], aspect: str) -> list[Ranking]:
-    """Rankings of one aspect from an official file: a JSON list of {"index", "prompt", "image_<model>"..., "rank"}.
-
-    The prompt id is the item's index as text. Raises: ValueError that names the file and item, for bad JSON, a
-    missing field, images of other models than the gallery's, a repeated index, or a bad rank.
-    """
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a JSON list: {error}; put appended items between [ and ]") from error
-    if not isinstance(items, list):
-        raise ValueError(f"{path} holds a {type(items).__name__}: must be a list of items")
-    rankings = [_ranking_of_item(item, gallery, aspect, f"{path} item {i}") for i, item in enumerate(items)]
-    counts = Counter(ranking.prompt_id for ranking in rankings)
-    if repeated := sorted(prompt_id for prompt_id, count in counts.items() if count > 1):
-        raise ValueError(f"{path} holds index {repeated} more than once: rank a prompt once per aspect")
-    return rankings
-
-
-def save_official_ranks(
-    path: Path, rankings: Sequence[Ranking], gallery: Sequence[str], prompts: Mapping[str, str], images: str = "images"
-) -> None:
-    """Write rankings of one aspect as an official file, images as `<images>/<model>_prompt_<index>.png`.
-
-    Args: prompts maps prompt id to text.
-    Raises: ValueError for mixed aspects, ties, models outside the gallery or a prompt without text; FileExistsError
-    rather than overwrite.
-    """
-    if len({ranking.aspect for ranking in rankings}) > 1:
-        raise ValueError(f"{path} would mix aspects {sorted({r.aspect for r in rankings})}: write one file for each")
-    if missing := [ranking.prompt_id for ranking in rankings if ranking.prompt_id not in prompts]:
-        raise ValueError(f"prompts lack {missing}: give the text of every ranked prompt")
-    items = [
-        {
-            "index": int(r.prompt_id) if _is_plain_number(r.prompt_id) else r.prompt_id,
-            "prompt": prompts[r.prompt_id],
-            **{f"image_{model}": f"{images}/{model}_prompt_{r.prompt_id}.png" for model in gallery},
-            "rank": rank_of_places(r.places, gallery),
-        }
-        for r in rankings
-    ]
-    with path.open("x", encoding="utf-8") as file:
-        json.dump(items, file, ensure_ascii=False, indent=1)
-
-
-def _ranking_of_item(item: Any, gallery: Sequence[str], aspect: str, where: str) -> Ranking:  # Any: parsed JSON
-    if not isinstance(item, dict) or not {"index", "rank"} <= item.keys():
-        raise ValueError(f"{where} is {item!r}: must be an object with 'index' and 'rank'")
-    pictured = {key.removeprefix("image_") for key in item if key.startswith("image_")}
-    if pictured and pictured != set(gallery):
-        raise ValueError(f"{where} has images of {sorted(pictured)}, the gallery is {sorted(gallery)}")
-    try:
-        places = places_of_rank(item["rank"], gallery)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    return Ranking(prompt_id=str(item["index"]), aspect=aspect, places=places)
-
-
-def _numbers(rank: Sequence[int | str] | str) -> list[int]:
-    if not isinstance(rank, list | tuple | str):
-        raise ValueError(f"rank is {rank!r}: must be a list of model numbers, best first")
-    for entry in rank:
-        if isinstance(entry, bool) or not (isinstance(entry, int) or (isinstance(entry, str) and entry.isdecimal())):
-            raise ValueError(f"rank {rank!r} holds {entry!r}: must be whole numbers counting from 1")
-    return [int(entry) for entry in rank]
-
-
-def _is_plain_number(prompt_id: str) -> bool:
-    return prompt_id.isdecimal() and str(int(prompt_id)) == prompt_id
 
 
 def _check_places(places: Places) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.plan import Plan
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import POLICY, RANKINGS, reward_role
 from itercomp_rl.store.store import Store
 
 
@@ -84,7 +84,7 @@ def lineage(store: Store, plan: Plan) -> list[RoundLineage]:
 
 def _round(store: Store, plan: Plan, round_: int) -> RoundLineage | None:
     sizes = [stop - start for start, stop in plan.segments()]
-    ranked = [size for size, id_ in zip(sizes, plan.rankings(round_), strict=True) if store.has("rankings", id_)]
+    ranked = [size for size, id_ in zip(sizes, plan.rankings(round_), strict=True) if store.has(RANKINGS, id_)]
     if not ranked:
         return None
     rewards = []
@@ -92,9 +92,9 @@ def _round(store: Store, plan: Plan, round_: int) -> RoundLineage | None:
         version = plan.reward_version(round_)
         if weights.find(store, reward_role(aspect), version):
             rewards.append(weights.load_attrs(store, reward_role(aspect), version)["report"])
-    ref, policy = weights.find(store, "policy", round_), None
+    ref, policy = weights.find(store, POLICY, round_), None
     if ref:
-        attrs = weights.load_attrs(store, "policy", round_)
+        attrs = weights.load_attrs(store, POLICY, round_)
         start = attrs.get("base_policy")
         started = attrs["base"] if start is None else f"{attrs['base']} + round {start + 1}"
         policy = {"checksum": ref.checksum, "updates": attrs["updates"], "started": started, "bytes": ref.num_bytes}

@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects
+from itercomp_rl.files.whole import write_whole
 from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
+from itercomp_rl.store.kinds import GRADES, RANKINGS
 from itercomp_rl.store.store import Store
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -32,7 +34,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
     results = folder / "results.json"
     facts = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     metrics, made = load_metrics(folder), lineage(store, plan)
-    base_done = all(store.has("grades", order.id) for order in plan.evaluation_orders(plan.policy(-1)))
+    base_done = all(store.has(GRADES, order.id) for order in plan.evaluation_orders(plan.policy(-1)))
     aspects = facts["aspects"] if facts else aspects_tree(store, plan) if base_done else {}
     held = pictures.Held(store, plan)
     grid_prompts = plan.config.evaluation.grid_prompts
@@ -68,9 +70,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
         )
     )
     path = out or folder / "report.html"
-    new = path.with_suffix(".new")
-    new.write_text(page, encoding="utf-8")
-    new.replace(path)
+    write_whole(path, page)
     return path
 
 
@@ -172,7 +172,7 @@ def score_plots(aspects: Mapping[str, Any]) -> list[plots.Plot]:
 
 def written_with(store: Store) -> dict[str, str]:
     """The project's version and the hash of its code that the rankings' records name; several after an update."""
-    wrote = [commit.software for commit in store.commits("rankings")]
+    wrote = [commit.software for commit in store.commits(RANKINGS)]
     found = {
         name: sorted({software[name] for software in wrote if name in software}) for name in ("itercomp-rl", "code")
     }

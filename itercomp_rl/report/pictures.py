@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from itercomp_rl.items import ImageRef, ModelRef, Prompt
-from itercomp_rl.judges.reward import load_ensemble, reward_role, score_images
 from itercomp_rl.plan import Plan
 from itercomp_rl.prompts import prompts_to_show
-from itercomp_rl.ranking.records import ImageReader, Judged, load_rankings
+from itercomp_rl.ranking.records import Judged, load_rankings
+from itercomp_rl.reward.published import load_ensemble, score_images
 from itercomp_rl.store import weights
+from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.kinds import EVALUATIONS, GRADES, RANKINGS, reward_role
 from itercomp_rl.store.store import Store
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ class Held:
 
     def _graded(self, model: ModelRef) -> set[int]:
         orders = self._plan.evaluation_orders(model)
-        return {number for number, order in enumerate(orders) if self._store.has("grades", order.id)}
+        return {number for number, order in enumerate(orders) if self._store.has(GRADES, order.id)}
 
     def drawn(self, model: ModelRef) -> list[Drawn]:
         """Every image of a model with its grades."""
@@ -98,7 +100,7 @@ class Held:
         for number, order in enumerate(self._plan.evaluation_orders(model)):
             if number not in self._segments:
                 continue
-            rows = self._store.get("grades", order.id).attrs["rows"]
+            rows = self._store.get(GRADES, order.id).attrs["rows"]
             for i, (prompt, seed, row) in enumerate(zip(order.prompts, order.seeds, rows, strict=True)):
                 grades = {aspect: float(grade[0]) for aspect, grade in row["grades"].items()}
                 found.append(Drawn(prompt=prompt, seed=seed, segment=order.id, row=i, grades=grades))
@@ -109,7 +111,7 @@ class Held:
         if one.segment not in self._kept:
             if len(self._kept) > 8:
                 self._kept.clear()
-            self._kept[one.segment] = self._store.get("evaluations", one.segment).arrays["images"]
+            self._kept[one.segment] = self._store.get(EVALUATIONS, one.segment).arrays["images"]
         title = title_of(model)
         lines = [f"{aspect.replace('_', '-')} {grade:.2f}" for aspect, grade in one.grades.items()]
         return picture(self._kept[one.segment][one.row], f"{title}: {one.prompt.text}", title, lines)
@@ -163,13 +165,11 @@ def winners_and_losers(store: Store, plan: Plan, num: int) -> tuple[int, dict[st
 
     Rewards are of that round's reward models (standardised); before they are published there are none.
     """
-    rounds = [r for r in range(plan.rounds) if any(store.has("rankings", id_) for id_ in plan.rankings(r))]
+    rounds = [r for r in range(plan.rounds) if any(store.has(RANKINGS, id_) for id_ in plan.rankings(r))]
     if not rounds:
         return 0, {}
     round_ = rounds[-1]
-    ranked = [
-        entry for id_ in plan.rankings(round_) if store.has("rankings", id_) for entry in load_rankings(store, id_)
-    ]
+    ranked = [entry for id_ in plan.rankings(round_) if store.has(RANKINGS, id_) for entry in load_rankings(store, id_)]
     reader = ImageReader(store)
     found = {}
     for aspect in plan.config.prompts.aspects:

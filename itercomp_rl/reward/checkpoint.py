@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
 from itercomp_rl.errors import CheckpointError, ConfigError
-from itercomp_rl.files.appearing import appearing
 from itercomp_rl.files.tensors import read_tensors
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.reward.source import HUB_FILE

@@ -1,7 +1,5 @@
 """How a reward model learns from pairs (4): what it minimises, which weights may move, and whether it has learned."""
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,19 +25,6 @@ def pair_accuracy(winner_K: Tensor, loser_K: Tensor) -> float:
     """Share of pairs whose winner scores strictly higher; a tie counts as wrong. Raises: as `preference_loss`."""
     _check_pairs(winner_K, loser_K)
     return float((winner_K > loser_K).float().mean())
-
-
-def chance_z(accuracy: float, num_pairs: int) -> float:
-    """How many standard errors a pair accuracy lies above a coin's .5; above 2.3 happens to a coin once in a hundred.
-
-    Args: num_pairs is the number of independent pairs. Pairs of one prompt share images, so the number of prompts is
-    the cautious choice. Raises: ValueError for no pairs or an accuracy outside 0..1.
-    """
-    if num_pairs < 1:
-        raise ValueError(f"num_pairs is {num_pairs}: accuracy needs one held-out pair or more")
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy is {accuracy}: must lie in 0..1")
-    return (accuracy - 0.5) * 2 * math.sqrt(num_pairs)
 
 
 def freeze(

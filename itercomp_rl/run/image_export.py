@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.whole import appearing
 from itercomp_rl.store.store import Store
 
 FORMATS = ("png", "tar")

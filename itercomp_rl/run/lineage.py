@@ -6,13 +6,13 @@ from typing import Any
 
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import MissingRecordError
-from itercomp_rl.items import ImageRef, PairRef
-from itercomp_rl.ranking.records import IMAGES, RANKINGS, load_pairs, load_rankings
+from itercomp_rl.items import PairRef
+from itercomp_rl.ranking.pairs import load_pairs
+from itercomp_rl.ranking.records import load_rankings
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import IMAGES, POLICY, RANKINGS, reward_role
 from itercomp_rl.store.layout import Commit, record_place, version_place
 from itercomp_rl.store.store import Store
-
-POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +131,6 @@ def trace(store: Store, config: Config, version: int) -> Lineage:
     )
 
 
-def image_origin(lineage: Lineage, ref: ImageRef) -> tuple[ImagesOrigin, str, int]:
-    """Who drew one image of a pair, of which prompt, with which seed."""
-    segment = next(segment for segment in lineage.images if segment.id == ref.segment)
-    return segment, segment.prompts[ref.row], segment.seeds[ref.row]
-
-
 def _add_rewards(
     store: Store, config: Config, aspect: str, version: int, rewards: dict[tuple[str, int], RewardOrigin]
 ) -> None:
@@ -163,7 +157,7 @@ def _policy(store: Store, version: int) -> PolicyOrigin:
 
 
 def _reward(store: Store, config: Config, aspect: str, version: int) -> RewardOrigin:
-    commit = _version(store, f"reward-{aspect}", version)
+    commit = _version(store, reward_role(aspect), version)
     attrs = commit.attrs["attrs"]
     pairs, held_out = load_pairs(
         store,

@@ -12,12 +12,10 @@ from typing import Any
 
 from itercomp_rl.config.schema import ALL, Config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.gallery.planning.planners import PLANS
 from itercomp_rl.items import DrawOrder, MeasureOrder, Prompt
-from itercomp_rl.judges.reward import reward_role
 from itercomp_rl.plan import Plan
-from itercomp_rl.ranking import people
 from itercomp_rl.ranking.records import prompt_of
+from itercomp_rl.store.kinds import EVALUATIONS, GRADES, IMAGES, LOSSES, PEOPLE, PLANS, RANKINGS, reward_role
 from itercomp_rl.store.layout import Place, record_place, version_place
 from itercomp_rl.store.store import Store
 
@@ -48,11 +46,11 @@ def take_over(shared: list[Shared], source: Store, store: Store) -> Counter[str]
     Raises: StoreError, CorruptRecordError.
     """
     places = [one.place for one in shared]
-    if images := {record_id(one.place) for one in shared if one.kind == "images"}:
-        said = source.commits(people.KIND)
+    if images := {record_id(one.place) for one in shared if one.kind == IMAGES}:
+        said = source.commits(PEOPLE)
         if said:
             places = [place for place in places if not place.marker.startswith("versions/")]
-        places += [record_place(people.KIND, one.id) for one in said if _segments(one.attrs) <= images]
+        places += [record_place(PEOPLE, one.id) for one in said if _segments(one.attrs) <= images]
         places += [record_place(PLANS, id_) for id_ in source.ids(PLANS)]
     found = Counter[str]()
     with ThreadPoolExecutor(max_workers=4) as copiers:  # each holds a segment's images
@@ -90,16 +88,16 @@ def _alike(old: Plan, new: Plan) -> Iterator[Shared]:
     for order in draws:
         kind, id_ = _key(order)
         yield Shared(place=record_place(kind, id_), prompts=order.prompts if isinstance(order, DrawOrder) else ())
-        if kind == "evaluations" and _same(_grading, old, new):
-            yield Shared(place=record_place("grades", id_))
+        if kind == EVALUATIONS and _same(_grading, old, new):
+            yield Shared(place=record_place(GRADES, id_))
     rankings = [new.rank_order(0, segment) for segment in range(len(new.segments()))]
-    images = {order.id for order in draws if isinstance(order, DrawOrder) and order.kind == "images"}
+    images = {order.id for order in draws if isinstance(order, DrawOrder) and order.kind == IMAGES}
     if not _same(_ranking, old, new) or len(old.segments()) != len(new.segments()):
         return
     for segment, order in enumerate(rankings):
         if order != old.rank_order(0, segment) or any(ref.segment not in images for ref in order.images[0].values()):
             return
-    yield from (Shared(place=record_place("rankings", order.id)) for order in rankings)
+    yield from (Shared(place=record_place(RANKINGS, order.id)) for order in rankings)
     # Learning that began before all was ranked depends on who was how fast, and a policy would miss its early models.
     is_in_order = new.config.reward.rankings_first == ALL and new.config.policy.reward_updates_first == ALL
     if is_in_order and _same(_learning, old, new):
@@ -133,7 +131,7 @@ def _orders(plan: Plan) -> Iterator[DrawOrder | MeasureOrder]:
 
 
 def _key(order: DrawOrder | MeasureOrder) -> tuple[str, str]:
-    return (order.kind if isinstance(order, DrawOrder) else "losses", order.id)
+    return (order.kind if isinstance(order, DrawOrder) else LOSSES, order.id)
 
 
 def _same(settings: Callable[[Config], Any], old: Plan, new: Plan) -> bool:

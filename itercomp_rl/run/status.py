@@ -9,6 +9,7 @@ from typing import Any
 from itercomp_rl.config.schema import Config
 from itercomp_rl.plan import Plan
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import GRADES, IMAGES, POLICY, RANKINGS, reward_role
 from itercomp_rl.store.store import Store
 
 STALE_S = 30.0  # the driver writes its status every two seconds; one that is older has no driver any more
@@ -48,8 +49,8 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
     folder = config.run_folder
     values, updates = _metrics(folder / "metrics.jsonl")
     plan = Plan(config=config)
-    done = {kind: set(store.ids(kind)) for kind in ("images", "rankings", "grades")}
-    policies = set(weights.versions(store, "policy"))
+    done = {kind: set(store.ids(kind)) for kind in (IMAGES, RANKINGS, GRADES)}
+    policies = set(weights.versions(store, POLICY))
     rounds = []
     for round_ in range(plan.rounds):
         draws = [order.id for segment in range(len(plan.segments())) for order in plan.draw_orders(round_, segment)]
@@ -61,15 +62,15 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
         rounds.append(
             RoundState(
                 round=round_,
-                segments=len(done["images"] & set(draws)),
+                segments=len(done[IMAGES] & set(draws)),
                 total_segments=len(draws),
-                ranked=len(done["rankings"] & set(plan.rankings(round_))),
+                ranked=len(done[RANKINGS] & set(plan.rankings(round_))),
                 total_ranked=len(plan.rankings(round_)),
                 rewards=_accuracies(store, config, plan.reward_version(round_)),
                 updates=total if is_published else min(total, updates.get(round_, 0)),
                 total_updates=total,
                 is_published=is_published,
-                graded=len(done["grades"] & set(grades)),
+                graded=len(done[GRADES] & set(grades)),
                 total_graded=len(grades),
             )
         )
@@ -88,7 +89,7 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
 def _accuracies(store: Store, config: Config, version: int) -> dict[str, float]:
     found = {}
     for aspect in config.prompts.aspects:
-        role = f"reward-{aspect}"
+        role = reward_role(aspect)
         if weights.find(store, role, version) is not None:
             found[aspect] = weights.load_attrs(store, role, version)["report"]["accuracy"]
     return found

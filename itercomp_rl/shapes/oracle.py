@@ -1,7 +1,6 @@
 """The exact oracle: finds the coloured objects of an image and grades each aspect of a scene, without a model."""
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -114,16 +113,6 @@ def grade(image: NDArray[np.uint8], scene: Scene) -> dict[str, Grade]:
         else:
             grades[aspect] = _non_spatial(scene.relation, first, second, reading.cover(_LINE))
     return grades
-
-
-def grade_batch(images: NDArray[np.uint8], scenes: Sequence[Scene]) -> list[dict[str, Grade]]:
-    """Grades of images [N, SIZE, SIZE, 3], each for its own scene.
-
-    Raises: ValueError as `grade` does, or if there is not one scene an image.
-    """
-    if len(images) != len(scenes):
-        raise ValueError(f"{len(images)} images cannot be graded for {len(scenes)} scenes: give one scene an image")
-    return [grade(image, scene) for image, scene in zip(images, scenes, strict=True)]
 
 
 def objects(image: NDArray[np.uint8]) -> list[Found]:

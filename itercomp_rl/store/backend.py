@@ -18,8 +18,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from itercomp_rl.errors import InvalidNameError, StoreError
+from itercomp_rl.files.flush import flush
 from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
-from itercomp_rl.store.flush import flush
 from itercomp_rl.store.layout import attempt_name
 from itercomp_rl.store.traffic import TRAFFIC
 

@@ -1,16 +1,13 @@
 """What a run's store keeps: every version that a round published, of live weights the newest and those in use."""
 
-import re
 from collections.abc import Sequence
 
+from itercomp_rl.store.kinds import LIVE, POLICY, is_live_policy
 from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, Commit, own_place
 from itercomp_rl.store.retention import Collected, collect, version_of
 from itercomp_rl.store.store import Store
 
-LIVE = "live-"  # roles under which a learner publishes each update begin so
 SUPERSEDED_AFTER_S = 3600.0  # more than clocks of a run's machines may differ by
-_POLICY = "policy"  # role of the policies that rounds published, by round
-_POLICY_ATTEMPT = re.compile(r"live-[0-9a-f]{8}")  # as loop.py names them; a reward model's names its aspect too
 
 
 def collect_run(store: Store, *, grace_s: float, now: float, with_orphans: bool = False) -> Collected:
@@ -43,7 +40,7 @@ def finished_roles(commits: Sequence[Commit], now: float) -> set[str]:
     Attempts at a reward model stay until their round is over: the policy may go on learning from the model of one that
     died. So does a role whose versions do not all name one round. Args: now: unix seconds.
     """
-    published = {version for role, version in map(version_of, commits) if role == _POLICY}
+    published = {version for role, version in map(version_of, commits) if role == POLICY}
     attempts: dict[str, list[Commit]] = {}
     for commit in commits:
         role, _ = version_of(commit)
@@ -51,9 +48,7 @@ def finished_roles(commits: Sequence[Commit], now: float) -> set[str]:
             attempts.setdefault(role, []).append(commit)
     rounds = {role: {commit.attrs["attrs"].get("round") for commit in own} for role, own in attempts.items()}
     found = {role for role, own in rounds.items() if len(own) == 1 and own <= published}
-    times = {
-        role: [commit.time_s for commit in own] for role, own in attempts.items() if _POLICY_ATTEMPT.fullmatch(role)
-    }
+    times = {role: [commit.time_s for commit in own] for role, own in attempts.items() if is_live_policy(role)}
     for role, own in times.items():
         ended = max(own) + SUPERSEDED_AFTER_S
         is_superseded = any(rounds[other] == rounds[role] and min(times[other]) >= ended for other in times)

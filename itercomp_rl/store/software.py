@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from functools import cache
+from importlib import metadata
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def code_version(root: Path) -> str:
         found.update(f"{path.relative_to(root).as_posix()}\n{len(data)}\n".encode())
         found.update(data)
     return found.hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    names = ("torch", "diffusers", "transformers", "ray", "deepspeed", "zarr", "numpy")
+    return {name: metadata.version(name) for name in names}

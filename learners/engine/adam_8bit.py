@@ -2,7 +2,7 @@
 
 import bitsandbytes  # pyright: ignore[reportMissingImports] an extra: pip install itercomp-rl[gpu]
 
-from learners.engine.plain import Clipping
+from learners.engine.adamw import Clipping
 
 
 class ClippedAdamW8bit(Clipping, bitsandbytes.optim.AdamW8bit):

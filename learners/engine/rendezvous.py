@@ -1,15 +1,16 @@
 """Where the ranks of a group meet: a port that listens as soon as it is named, and on no other address."""
 
+import atexit
 import logging
 import os
 import socket
+import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-if TYPE_CHECKING:
-    from learners.engine.engine import Group
+from itercomp_rl.errors import ConfigError
+from learners.engine.spec import Group
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def listen(host: str) -> int:
     return held.getsockname()[1]
 
 
-def group_store(group: "Group") -> dist.Store:
+def group_store(group: Group) -> dist.Store:
     """The store through which a group's ranks find each other; rank 0 serves it, on the port that `listen` holds."""
     if group.world_size == 1:
         return dist.HashStore()
@@ -51,3 +52,32 @@ def group_store(group: "Group") -> dist.Store:
 
 def _loopback() -> str:
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+
+
+_joined: Group | None = None
+
+
+def join_group(group: Group) -> None:
+    """Makes this process a rank of the group; once joined, asking for the same group again does nothing.
+
+    Raises: ConfigError if the process already belongs to another group.
+    """
+    global _joined
+    if _joined == group:
+        return
+    if _joined is not None or dist.is_initialized():
+        raise ConfigError(f"this process is already in {_joined or 'a foreign group'} and cannot join {group} as well")
+    timeout, store = timedelta(seconds=group.timeout_s), group_store(group)
+    dist.init_process_group(group.backend, store=store, rank=group.rank, world_size=group.world_size, timeout=timeout)
+    atexit.register(_leave_group)
+    _joined = group
+
+
+def _leave_group() -> None:
+    """Lets gloo's threads drop what they hold before Python ends: one exit in ten aborted without.
+
+    A thread of gloo lets go of the tensors of the last collective some time after that collective is done, and takes
+    the interpreter's lock to do so. Taken while Python ends, the lock ends the thread in a way that aborts the process.
+    """
+    dist.destroy_process_group()
+    time.sleep(0.2)  # sleeping lends the lock out; nothing tells when the threads are done with it

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from itercomp_rl.errors import CheckpointError
-from itercomp_rl.store.flush import flush
-from learners.engine.engine import EngineSpec, Group
+from itercomp_rl.files.flush import flush
+from itercomp_rl.files.whole import replacing, write_whole
+from learners.engine.spec import EngineSpec, Group
 
 COMMIT_NAME = "engine.json"
 
@@ -131,19 +132,13 @@ class Shard:
             raise CheckpointError(f"{folder} already holds a checkpoint: save to a new folder")
         rank = self.group.rank if self.group else 0
         if rank == self.index:  # where nothing is shared out, rank 0 writes for all
-            part = folder / (self._part_name() + ".partial")
             state = {name: tensor.contiguous() for name, tensor in self._state().items()}
-            save_file(state, part, metadata={"updates": str(self.updates)})
-            flush(part)
-            part.replace(folder / self._part_name())
-            flush(folder)
+            with replacing(folder / self._part_name(), durable=True) as part:
+                save_file(state, part, metadata={"updates": str(self.updates)})
         self._wait_for_all()
         if rank == 0:
-            mark = folder / (COMMIT_NAME + ".partial")
-            mark.write_text(json.dumps(self._facts() | {"updates": self.updates}, indent=1) + "\n")
-            flush(mark)
-            mark.replace(folder / COMMIT_NAME)
-            flush(folder)
+            mark = json.dumps(self._facts() | {"updates": self.updates}, indent=1) + "\n"
+            write_whole(folder / COMMIT_NAME, mark, durable=True)
             flush(folder.parent)
         self._wait_for_all()
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from itercomp_rl.errors import ConfigError, DivergedError
-from learners.engine.engine import EngineSpec, Group, join_group, share_of
-from learners.engine.plain import ClippedAdamW
+from learners.engine.adamw import ClippedAdamW
+from learners.engine.engine import share_of
+from learners.engine.rendezvous import join_group
 from learners.engine.shard import Shard, fingerprint
+from learners.engine.spec import EngineSpec, Group
 
 
 def _import_deepspeed(device: torch.device) -> Any:  # Any: deepspeed's own annotations do not hold

@@ -8,7 +8,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from actors.timing import keep_times
-from itercomp_rl.forecast.stage_times import FILE, WorkTimes
+from itercomp_rl.observability.work_times import FILE, WorkTimes
 
 
 class Process:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from cluster.launch import held_out_pictures
 from itercomp_rl.config.load import load_config
 from itercomp_rl.plan import Plan
+from itercomp_rl.report.images import held_out_pictures
 from itercomp_rl.store.store import open_store
 
 

@@ -16,7 +16,9 @@ from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step
 from itercomp_rl.errors import ConfigError
-from learners.engine.engine import EngineSpec, Group, join_group, open_engine
+from learners.engine.open import open_engine
+from learners.engine.rendezvous import join_group
+from learners.engine.spec import EngineSpec, Group
 from learners.ranks import GroupRanks
 from tests.end_to_end.test_families import check_run, run_family
 from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl

@@ -8,7 +8,9 @@ import torch
 
 from itercomp_rl.errors import CheckpointError
 from learners.checkpoints import load_checkpoint, newest_checkpoint, save_checkpoint
-from learners.engine.engine import Engine, EngineSpec, open_engine
+from learners.engine.engine import Engine
+from learners.engine.open import open_engine
+from learners.engine.spec import EngineSpec
 
 
 def learner() -> Engine:

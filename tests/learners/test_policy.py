@@ -23,7 +23,7 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.retention import leases
 from itercomp_rl.store.store import Store, open_store
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 from learners.policy import PolicyLearner
 from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 

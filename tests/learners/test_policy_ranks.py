@@ -15,7 +15,7 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 from tests.parts.checkpoints import make_sdxl
 from tests.parts.policy_rank import BASE, UPDATES, learn
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from itercomp_rl.ranking.ranking import Ranking, pairs_of, places_of_rank
+from itercomp_rl.ranking.official import places_of_rank
+from itercomp_rl.ranking.ranking import Ranking, pairs_of
 from itercomp_rl.reward.checkpoint import official_names
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
@@ -52,8 +53,8 @@ def check_loss(case: Mapping[str, Tensor]) -> None:
 def numbered_pairs(rank: Sequence[int], touching: set[int] | None = None) -> list[list[int]]:
     gallery = [str(n) for n in range(1, max(rank) + 1)]
     ranking = Ranking(prompt_id="0", aspect="attribute", places=places_of_rank(rank, gallery))
-    names = None if touching is None else {str(n) for n in touching}
-    return [[int(pair.winner), int(pair.loser)] for pair in pairs_of(ranking, names)]
+    pairs = [[int(pair.winner), int(pair.loser)] for pair in pairs_of(ranking)]
+    return [pair for pair in pairs if touching is None or touching.intersection(pair)]
 
 
 def narrow_model(text_layers: int, vision_blocks: int) -> RewardModel:

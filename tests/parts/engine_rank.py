@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
-from learners.engine.engine import Engine, EngineSpec, Group, open_engine
+from learners.engine.engine import Engine
+from learners.engine.open import open_engine
+from learners.engine.spec import EngineSpec, Group
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {  # Any: settings of all types

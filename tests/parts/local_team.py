@@ -21,8 +21,7 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop.dispatch import Advance
-from itercomp_rl.loop.roles import Team
+from itercomp_rl.loop.roles import Advance, Team
 from itercomp_rl.loop.rounds import run_rounds
 from itercomp_rl.plan import Plan
 

@@ -17,7 +17,6 @@ import torch
 from actors.judge import Judge
 from actors.roller import Roller
 from actors.sampler import Sampler
-from cluster.launch import StoreLedger
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import WorkerDiedError
@@ -31,12 +30,12 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop.dispatch import Advance
-from itercomp_rl.loop.roles import Team
+from itercomp_rl.loop.roles import Advance, Team
 from itercomp_rl.loop.rounds import run_rounds
 from itercomp_rl.plan import Plan
+from itercomp_rl.run.ledger import StoreLedger
 from itercomp_rl.store.store import Store
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 from learners.policy import PolicyLearner
 from learners.reward import RewardLearner
 

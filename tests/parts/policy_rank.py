@@ -13,7 +13,7 @@ from itercomp_rl.config.schema import Config
 from itercomp_rl.items import PolicyOrder, RewardReport
 from itercomp_rl.plan import Plan
 from itercomp_rl.store.store import open_store
-from learners.engine.engine import Group
+from learners.engine.spec import Group
 from learners.policy import PolicyLearner
 
 CPU = torch.device("cpu")

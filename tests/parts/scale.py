@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from learners.engine.engine import Engine, EngineSpec, open_engine
+from learners.engine.engine import Engine
+from learners.engine.open import open_engine
+from learners.engine.spec import EngineSpec
 
 
 class Scale(nn.Module):

@@ -2,6 +2,7 @@
 
 import math
 
+from itercomp_rl.config.rules.engine import check_engine
 from itercomp_rl.config.rules.terms import check_side, one_of, require
 from itercomp_rl.config.schema import ALL, Config
 from itercomp_rl.errors import ConfigError
@@ -16,16 +17,7 @@ def check_learning(config: Config) -> None:
 
 def _engines(config: Config) -> None:
     for name, engine in (("policy", config.policy.engine), ("reward", config.reward.engine)):
-        one_of(f"{name}.engine.kind", engine.kind, ("plain", "deepspeed"))
-        one_of(f"{name}.engine.optimizer", engine.optimizer, ("adamw", "adamw_8bit"))
-        require(
-            engine.optimizer == "adamw" or engine.kind == "plain",
-            f"{name}.engine.optimizer",
-            engine.optimizer,
-            "needs engine.kind plain: DeepSpeed shares Adam's moments out instead (engine.zero_stage)",
-        )
-        one_of(f"{name}.engine.dtype", engine.dtype, ("fp32", "bf16"))
-        require(0 <= engine.zero_stage <= 3, f"{name}.engine.zero_stage", engine.zero_stage, "must be 0, 1, 2 or 3")
+        check_engine(f"{name}.engine", engine)
         require(engine.lr > 0 and math.isfinite(engine.lr), f"{name}.engine.lr", engine.lr, "must be above 0")
         require(engine.grad_clip > 0, f"{name}.engine.grad_clip", engine.grad_clip, "must be above 0")
     if config.reward.engine.kind == "deepspeed" and config.actors.layout == "shared":

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.whole import write_whole
 
 BENCHMARK = Path(str(resources.files("itercomp_rl.evaluation.t2i_compbench") / "prompts"))
 CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
@@ -71,9 +72,7 @@ def write_result(folder: Path, numbers: Iterable[int], scores: Sequence[float]) 
         {"question_id": number, "answer": f"{score:.4f}" if is_text else score}
         for number, score in zip(numbers, scores, strict=True)
     ]
-    new = folder / "vqa_result.json.new"
-    new.write_text(json.dumps(rows), encoding="utf-8")
-    new.replace(folder / "vqa_result.json")
+    write_whole(folder / "vqa_result.json", json.dumps(rows))
 
 
 def read_result(folder: Path) -> dict[int, float] | None:

@@ -1,7 +1,6 @@
 """T2I-CompBench from prompts to scores, in a folder; what is there already is not drawn or scored again."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.t2i_compbench.files import image_name, read_result, write_result
+from itercomp_rl.files.whole import replacing, write_whole
 
 FIRST_SEED = 42  # image n of every prompt is seeded 42 + n
 SAVE_EVERY = 100  # images between savings of an unfinished metric
@@ -67,10 +67,10 @@ def draw_samples(
     place = folder / "samples"
     place.mkdir(parents=True, exist_ok=True)
     listing = [{"number": s.number, "prompt": s.prompt, "seed": s.seed, "file": s.name} for s in samples]
-    content, told = json.dumps(listing, indent=0, ensure_ascii=False).encode(), folder / "samples.json"
-    if told.is_file() and told.read_bytes() != content:
+    content, told = json.dumps(listing, indent=0, ensure_ascii=False), folder / "samples.json"
+    if told.is_file() and told.read_text(encoding="utf-8") != content:
         raise ConfigError(f"{folder} holds images of other prompts: give the same --prompts, or another --out")
-    _write(told, content)
+    write_whole(told, content)
     part, num_parts = shard
     prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(s.prompt for s in samples))}
     own = [sample for sample in samples if prompts[sample.prompt] % num_parts == part]
@@ -78,9 +78,8 @@ def draw_samples(
     done = len(own) - len(missing)
     for group, images in draw([missing[start : start + batch] for start in range(0, len(missing), batch)]):
         for sample, image in zip(group, images, strict=True):
-            new = place / f".{sample.number}-{os.getpid()}.new.png"
-            Image.fromarray(image).save(new)
-            new.replace(place / sample.name)
+            with replacing(place / sample.name) as new:
+                Image.fromarray(image).save(new, format="PNG")
         done += len(group)
         progress("images", done, len(own))
 
@@ -117,9 +116,3 @@ def _images(folder: Path, samples: Sequence[Sample]) -> Iterator[tuple[Sample, P
                 "again; it is drawn anew"
             ) from error
         yield sample, picture
-
-
-def _write(path: Path, content: bytes) -> None:
-    new = path.with_suffix(f".{os.getpid()}.new")
-    new.write_bytes(content)
-    new.replace(path)

@@ -12,7 +12,8 @@ from typing import Any
 
 from rich.table import Table
 
-from itercomp_rl.evaluation.scores import Mean, clustered_mean
+from itercomp_rl.evaluation.statistics import Mean, clustered_mean
+from itercomp_rl.files.whole import write_whole
 
 Cells = Mapping[str, Mapping[str, Mean]]  # model -> column -> score
 
@@ -74,9 +75,7 @@ def write_tables(
         "table.csv": rows.getvalue(),
         "table.html": _html(title, columns, cells, settings),
     }.items():
-        new = folder / f"{name}.new"
-        new.write_text(text, encoding="utf-8")
-        new.replace(folder / name)
+        write_whole(folder / name, text)
 
 
 def _heading(column: Column) -> str:

@@ -21,12 +21,12 @@ from itercomp_rl.gallery.planning.layout import Layout
 from itercomp_rl.gallery.planning.layout_text import parse_layout
 from itercomp_rl.gallery.planning.local import LocalChat
 from itercomp_rl.gallery.planning.regions import Regions, parse_regions
+from itercomp_rl.store.kinds import PLANS
 from itercomp_rl.store.store import Store
 
 log = logging.getLogger(__name__)
 
 P = TypeVar("P", Regions, Layout, Canvas)
-PLANS = "plans"  # kind of the store's records of answers
 DOWN_S = 60.0  # a planner that did not answer is not asked again for so long: 400 prompts must not wait 400 time-outs
 
 

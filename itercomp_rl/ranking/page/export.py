@@ -9,9 +9,12 @@ from PIL import Image
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ImageRef
 from itercomp_rl.ranking import people
+from itercomp_rl.ranking.official import save_official_ranks
 from itercomp_rl.ranking.people import Said
-from itercomp_rl.ranking.ranking import Places, Ranking, consensus, save_official_ranks
-from itercomp_rl.ranking.records import RANKINGS, ImageReader, load_rankings
+from itercomp_rl.ranking.ranking import Places, Ranking, consensus
+from itercomp_rl.ranking.records import load_rankings
+from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.kinds import RANKINGS
 from itercomp_rl.store.store import Store
 
 

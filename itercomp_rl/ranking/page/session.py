@@ -13,8 +13,9 @@ from itercomp_rl.items import ASPECTS, ImageRef, Prompt
 from itercomp_rl.ranking import people
 from itercomp_rl.ranking.people import Said
 from itercomp_rl.ranking.ranking import Places, kendall_tau
-from itercomp_rl.ranking.records import IMAGES, prompt_of
+from itercomp_rl.ranking.records import prompt_of
 from itercomp_rl.seeds import seed_of
+from itercomp_rl.store.kinds import IMAGES
 from itercomp_rl.store.store import Store
 
 QUESTIONS = {

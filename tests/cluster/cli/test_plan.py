@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cluster.main import main
-from itercomp_rl.forecast.stage_times import FILE, WorkTimes
+from itercomp_rl.observability.work_times import FILE, WorkTimes
 from tests.parts.small_run import small_run
 
 SEPARATE = ("actors.layout=separate", "policy.batch=16", "policy.max_policy_lag=2")

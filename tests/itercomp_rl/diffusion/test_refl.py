@@ -11,7 +11,7 @@ from torch import Tensor
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
-from itercomp_rl.diffusion.refl import Feedback, Rolled, draw_mid_steps, feedback_step, jitter, refl_loss
+from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter, refl_loss
 from itercomp_rl.errors import DivergedError
 
 THREE = Feedback(weights={"attribute": 1.0, "spatial": 1.0, "non_spatial": 1.0})
@@ -74,22 +74,6 @@ def test_half_precision_scores_are_summed_in_float32() -> None:
 def test_scores_that_do_not_fit_are_refused(scores: dict[str, Tensor], mask: dict[str, Tensor] | None) -> None:
     with pytest.raises(ValueError, match=r"must match|is needed"):
         refl_loss(scores, Feedback(weights={"attribute": 1.0, "spatial": 1.0}), mask)
-
-
-def test_mid_steps_cover_both_ends_evenly() -> None:
-    steps = draw_mid_steps(4000, 30, 39, torch.Generator().manual_seed(0))
-    counts = [steps.count(i) for i in range(30, 40)]
-    # 400 each, standard deviation sqrt(4000 * .1 * .9) = 19
-    assert sum(counts) == 4000
-    assert min(counts) > 320
-    assert max(counts) < 480
-    assert draw_mid_steps(3, 5, 5, torch.Generator().manual_seed(0)) == [5, 5, 5]
-
-
-@pytest.mark.parametrize(("low", "high"), [(3, 2), (-1, 2)])
-def test_an_empty_range_of_mid_steps_is_refused(low: int, high: int) -> None:
-    with pytest.raises(ValueError, match="no range"):
-        draw_mid_steps(1, low, high, torch.Generator().manual_seed(0))
 
 
 def redness(images: Tensor) -> dict[str, Tensor]:

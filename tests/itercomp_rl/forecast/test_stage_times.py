@@ -7,8 +7,9 @@ import pytest
 
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.forecast.stage_times import FILE, StageTimes, WorkTimes, load_times, load_work, measured_times
+from itercomp_rl.forecast.stage_times import StageTimes, load_times, measured_times
 from itercomp_rl.items import RewardOrder
+from itercomp_rl.observability.work_times import FILE, WorkTimes, load_work
 from itercomp_rl.plan import Plan
 
 

@@ -119,7 +119,7 @@ def test_a_pipeline_of_no_family_takes_what_it_knows_and_refuses_the_rest(tmp_pa
     )
     assert not np.array_equal(plain, negative)
     assert drawing.draw(ref(checkpoint, size_px=32), PROMPTS[:1], [1]).images.shape == (1, 32, 32, 3)
-    assert drawing.backbones.num_loaded() == 1
+    assert len(drawing.backbones._kept) == 1
     with pytest.raises(ConfigError, match="scheduler is 'ddpm': a PixArtAlphaPipeline takes null or one of"):
         drawing.draw(ref(checkpoint, scheduler="ddpm"), PROMPTS[:1], [1])
     with pytest.raises(CheckpointError, match="a policy must be one of"):
@@ -177,7 +177,7 @@ def test_systems_of_one_checkpoint_share_one_backbone_that_is_left_as_it_was(sdx
     for system in PLAN_DRAWN:
         drawing.draw(ref(sdxl, system), PROMPTS, SEEDS)
     drawing.draw(ref(sdxl, size_px=32), PROMPTS, SEEDS)
-    assert drawing.backbones.num_loaded() == 1
+    assert len(drawing.backbones._kept) == 1
     assert np.array_equal(drawing.draw(ref(sdxl), PROMPTS, SEEDS).images, first)
 
 
@@ -193,7 +193,7 @@ def test_no_more_than_max_loaded_checkpoints_are_in_memory(sd: str, sdxl: str) -
     drawing = gallery(max_loaded=1)
     for checkpoint in (sd, sdxl, sd):
         drawing.draw(ref(checkpoint), PROMPTS[:1], [1])
-        assert drawing.backbones.num_loaded() == 1
+        assert len(drawing.backbones._kept) == 1
 
 
 @pytest.mark.parametrize("system", ["text", *PLAN_DRAWN])
@@ -206,7 +206,7 @@ def test_the_policy_of_a_run_is_a_backbone_too(system: str, sd: str) -> None:
     base = drawing.draw(ref(sd, system), PROMPTS[:1], [1]).images
     learned = drawing.draw(ref(sd, system, role="policy", version=0), PROMPTS[:1], [1]).images
     assert not np.array_equal(base, learned)
-    assert drawing.backbones.num_loaded() == 2
+    assert len(drawing.backbones._kept) == 2
 
 
 def test_size_and_negative_prompt_are_each_member_s_own(sd: str, shared: Gallery) -> None:

@@ -59,7 +59,7 @@ def test_lmd_draws_into_the_store(sampler: Sampler, store: Store, tmp_path: Path
     assert np.array_equal(again, images)
     plain = sampler._gallery.draw(replace(model, system="text", planner=None), TEXTS, (1, 2, 3)).images
     assert not np.array_equal(plain, images)
-    assert sampler._gallery.backbones.num_loaded() == 1
+    assert len(sampler._gallery.backbones._kept) == 1
 
 
 def test_instance_diffusion_draws_into_the_store(sampler: Sampler, store: Store, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_instance_diffusion_draws_into_the_store(sampler: Sampler, store: Store,
     check(images, notes)
     assert np.array_equal(sampler._gallery.draw(model, TEXTS, (1, 2, 3)).images, images)
     assert np.array_equal(sampler._gallery.draw(plain, TEXTS, (1, 2, 3)).images, before)
-    assert sampler._gallery.backbones.num_loaded() == 1
+    assert len(sampler._gallery.backbones._kept) == 1
 
 
 def layouts_model(folder: Path, system: str) -> ModelRef:

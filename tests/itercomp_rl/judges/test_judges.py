@@ -11,7 +11,7 @@ from itercomp_rl.errors import CheckpointError
 from itercomp_rl.items import ImageRef, Prompt
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import RewardScorer
-from itercomp_rl.ranking.records import ImageReader
+from itercomp_rl.store.images import ImageReader
 from tests.parts.judge_checkpoints import make_clip, make_depth, make_detector, make_vqa
 from tests.parts.rank_store import MODELS, make_rank_store
 from tests.parts.spacy_pipeline import spacy_pipeline

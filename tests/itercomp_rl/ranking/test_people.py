@@ -5,8 +5,9 @@ import pytest
 
 from itercomp_rl.items import ImageRef, PairRef, Prompt, RankOrder
 from itercomp_rl.ranking import people
+from itercomp_rl.ranking.pairs import draw_rows, weighted
 from itercomp_rl.ranking.ranking import Places
-from itercomp_rl.ranking.records import draw_rows, rankings_attrs, weighted
+from itercomp_rl.ranking.records import rankings_attrs
 from itercomp_rl.store.store import Store, open_store
 
 PROMPTS = tuple(Prompt(id=f"p{i}", text=f"prompt {i}", aspects=("spatial",)) for i in range(30))

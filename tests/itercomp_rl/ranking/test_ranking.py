@@ -1,7 +1,5 @@
-import json
 import random
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,16 +13,11 @@ from itercomp_rl.ranking.ranking import (
     consensus,
     is_held_out,
     kendall_tau,
-    load_official_ranks,
     pairs_of,
     place_newcomer,
-    places_of_rank,
     rank_by_score,
-    rank_of_places,
-    save_official_ranks,
 )
 
-GALLERY = ["sd15", "sdxl", "sd3", "flux", "rpg", "instancediffusion"]
 SEEDS = range(20)
 
 
@@ -106,31 +99,10 @@ def test_pairs_run_from_the_best_winner_down() -> None:
     assert pairs_of(ranking(places)) == [Pair(winner=w, loser=loser) for w, loser in told]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_pairs_touching_newcomers_and_pairs_of_the_others_make_all_pairs(seed: int) -> None:
-    places = rank_by_score(random_scores(seed, 7))
-    new = {"m2", "m5"}
-    old = tuple(kept for place in places if (kept := tuple(m for m in place if m not in new)))
-    touching = pairs_of(ranking(places), new)
-    assert all(pair.winner in new or pair.loser in new for pair in touching)
-    rest = pairs_of(ranking(old))
-    assert {(p.winner, p.loser) for p in touching + rest} == {(p.winner, p.loser) for p in pairs_of(ranking(places))}
-    assert len(touching) + len(rest) == len(pairs_of(ranking(places)))
-
-
-def test_touching_nobody_leaves_no_pair() -> None:
-    assert pairs_of(ranking(untied("a", "b")), ()) == []
-
-
 @pytest.mark.parametrize("places", [(), ((),), (("a",), ("a",)), (("a", "a"),), ("ab",)])
 def test_places_that_are_empty_or_name_a_model_twice_are_refused(places: Places) -> None:
     with pytest.raises(ValueError, match="places"):
         ranking(places)
-
-
-def test_scores_of_other_models_than_the_places_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"\['a', 'c'\].*\['a', 'b'\]"):
-        Ranking(prompt_id="7", aspect="spatial", places=untied("a", "b"), scores={"a": 1.0, "c": 0.0})
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,101 +181,6 @@ def test_a_newcomer_that_cannot_be_placed_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         place_newcomer(untied("a"), scores, newcomer, rule)  # pyright: ignore[reportArgumentType]
-
-
-def test_an_official_rank_names_models_counting_from_one_best_first() -> None:
-    assert places_of_rank([4, 3, 5, 2, 1, 6], GALLERY) == untied(
-        "flux", "sd3", "rpg", "sdxl", "sd15", "instancediffusion"
-    )
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_an_official_rank_survives_the_way_there_and_back(seed: int) -> None:
-    rank = random.Random(seed).sample(range(1, 7), 6)
-    assert rank_of_places(places_of_rank(rank, GALLERY), GALLERY) == rank
-    assert places_of_rank("".join(map(str, rank)), GALLERY) == places_of_rank(rank, GALLERY)
-
-
-@pytest.mark.parametrize(
-    ("rank", "complaint"),
-    [
-        ([1, 2, 3], r"leaves out \['flux', 'rpg', 'instancediffusion'\]"),
-        ([], "leaves out"),
-        ([1, 2, 3, 4, 5, 5], r"\[5\] more than once"),
-        ([0, 1, 2, 3, 4, 5], "holds 0.*from 1"),
-        ([1, 2, 3, 4, 5, 7], r"holds \[7\].*no such model"),
-        ([1, 2, 3, 4, 5, -6], r"holds \[-6\].*no such model"),
-        ([1, 2, 3, 4, 5, 6.0], r"holds 6\.0"),
-        ([1, 2, 3, 4, 5, True], "holds True"),
-        ("12345x", "holds 'x'"),
-        (None, "must be a list"),
-    ],
-)
-def test_a_rank_that_does_not_name_every_model_once_is_refused(rank: list[int], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        places_of_rank(rank, GALLERY)
-
-
-def test_a_gallery_with_a_name_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="twice"):
-        places_of_rank([1, 2], ["a", "a"])
-
-
-def test_a_tie_cannot_be_written_as_an_official_rank() -> None:
-    with pytest.raises(ValueError, match="tied"):
-        rank_of_places((("a", "b"),), ["a", "b"])
-
-
-def test_places_of_another_gallery_cannot_be_written_as_a_rank() -> None:
-    with pytest.raises(ValueError, match="the gallery is"):
-        rank_of_places(untied("a", "b"), ["a", "b", "c"])
-
-
-def test_an_official_file_survives_the_way_there_and_back(tmp_path: Path) -> None:
-    rankings = [
-        Ranking(prompt_id="12", aspect="attribute", places=untied("sdxl", "sd15")),
-        Ranking(prompt_id="007", aspect="attribute", places=untied("sd15", "sdxl")),
-    ]
-    path = tmp_path / "attribute.json"
-    save_official_ranks(path, rankings, ["sd15", "sdxl"], {"12": "a green bench", "007": "a spy’s red hat"})
-    assert load_official_ranks(path, ["sd15", "sdxl"], "attribute") == rankings
-    assert json.loads(path.read_text(encoding="utf-8"))[0] == {
-        "index": 12,
-        "prompt": "a green bench",
-        "image_sd15": "images/sd15_prompt_12.png",
-        "image_sdxl": "images/sdxl_prompt_12.png",
-        "rank": [2, 1],
-    }
-    with pytest.raises(FileExistsError):
-        save_official_ranks(path, rankings, ["sd15", "sdxl"], {"12": "", "007": ""})
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ('{"index": 1, "rank": [1, 2]},\n', "not a JSON list"),
-        ('{"index": 1, "rank": [1, 2]}', "must be a list"),
-        ('[{"rank": [1, 2]}]', "item 0 .*'index'"),
-        ('[{"index": 1, "rank": [1, 2]}, {"index": 2, "rank": [1, 3]}]', r"item 1: rank \[1, 3\]"),
-        ('[{"index": 1, "rank": [1, 2]}, {"index": 1, "rank": [2, 1]}]', r"\['1'\] more than once"),
-        ('[{"index": 1, "image_sd15": "a", "image_flux": "b", "rank": [1, 2]}]', "images of .*flux"),
-    ],
-)
-def test_a_bad_official_file_is_refused_with_the_item(tmp_path: Path, text: str, complaint: str) -> None:
-    path = tmp_path / "ranks.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=complaint):
-        load_official_ranks(path, ["sd15", "sdxl"], "attribute")
-
-
-def test_what_official_files_cannot_hold_is_not_written(tmp_path: Path) -> None:
-    one = Ranking(prompt_id="1", aspect="attribute", places=untied("a"))
-    other = Ranking(prompt_id="1", aspect="spatial", places=untied("a"))
-    with pytest.raises(ValueError, match="mix aspects"):
-        save_official_ranks(tmp_path / "x.json", [one, other], ["a"], {"1": ""})
-    with pytest.raises(ValueError, match=r"prompts lack \['1'\]"):
-        save_official_ranks(tmp_path / "x.json", [one], ["a"], {})
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_larger_held_out_share_only_adds_prompts() -> None:

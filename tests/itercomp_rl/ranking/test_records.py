@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from itercomp_rl.items import ImageRef, Prompt, RankOrder
+from itercomp_rl.ranking.pairs import load_pairs
 from itercomp_rl.ranking.ranking import Ranking
-from itercomp_rl.ranking.records import ImageReader, Judged, load_pairs, load_rankings, rankings_attrs
+from itercomp_rl.ranking.records import Judged, load_rankings, rankings_attrs
 from itercomp_rl.store.store import Store, open_store
 
 MODELS = ("a", "b", "c", "late")
@@ -65,10 +66,3 @@ def test_flips_turn_about_their_share_of_training_pairs_and_no_held_out_one(stor
 
 def test_an_aspect_nobody_ranked_has_no_pairs(store: Store) -> None:
     assert load_pairs(store, ["r000-00000"], "attribute", margin=0, flip=0, held_out=0.2, seed=0) == ([], [])
-
-
-@pytest.mark.parametrize("kept_mib", [0, 64])
-def test_images_are_read_by_reference_whatever_is_kept(store: Store, kept_mib: int) -> None:
-    reader = ImageReader(store, kept_mib)
-    found = reader.load([ImageRef(segment=name, row=3) for name in ("c", "a", "late", "a")])
-    assert found[:, 0, 0, 0].tolist() == [2, 0, 3, 0]

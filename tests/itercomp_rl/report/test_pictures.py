@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from itercomp_rl.report.images import held_out_images
 from itercomp_rl.report.pictures import Held, before_and_after, picture, spread, winners_and_losers, worst_regressions
-from itercomp_rl.report.results import held_out_images
 from tests.parts.report_of_a_run import HandMade
 
 

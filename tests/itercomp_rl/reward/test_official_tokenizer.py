@@ -8,9 +8,9 @@ import torch
 from cluster.checks import check_models
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import CheckpointError
-from itercomp_rl.judges.reward import load_any_reward
 from itercomp_rl.reward.checkpoint import official_names
 from itercomp_rl.reward.model import RewardConfig, RewardModel
+from itercomp_rl.reward.published import load_any_reward
 
 NUM_WORDS = 30522  # of BERT
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.reward.model import RewardConfig, RewardModel
-from itercomp_rl.reward.preference import chance_z, freeze, pair_accuracy, preference_loss
+from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
 
 
 def tiny_model(vision_blocks: int = 4, text_layers: int = 2) -> RewardModel:
@@ -86,19 +86,6 @@ def test_rewards_that_are_no_pairs_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="K above 0"):
         measure(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
-
-
-def test_chance_is_measured_in_standard_errors_of_a_coin() -> None:
-    # 60 of 100 right: the coin's standard error is sqrt(.25/100) = .05
-    assert chance_z(0.6, 100) == pytest.approx(2.0)
-    assert chance_z(0.5, 7) == 0
-    assert chance_z(0.4, 100) == -chance_z(0.6, 100)
-
-
-@pytest.mark.parametrize(("accuracy", "num_pairs"), [(0.6, 0), (1.1, 5), (float("nan"), 5)])
-def test_accuracies_of_nothing_are_refused(accuracy: float, num_pairs: int) -> None:
-    with pytest.raises(ValueError, match=r"is (0|1\.1|nan)"):
-        chance_z(accuracy, num_pairs)
 
 
 def test_freezing_half_leaves_the_upper_half_and_the_head() -> None:

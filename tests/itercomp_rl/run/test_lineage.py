@@ -8,7 +8,7 @@ import pytest
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import MissingRecordError
 from itercomp_rl.plan import Plan
-from itercomp_rl.run.lineage import image_origin, trace
+from itercomp_rl.run.lineage import trace
 from itercomp_rl.store.software import software
 from itercomp_rl.store.store import Store
 from tests.parts.small_run import small_run
@@ -48,7 +48,7 @@ def test_a_later_policy_leads_to_every_prompt_model_seed_and_pair(run: tuple[Con
         assert reward.pairs and reward.held_out
         for pair in (*reward.pairs, *reward.held_out):
             for ref in (pair.winner, pair.loser):
-                assert image_origin(found, ref)[1] == pair.prompt.text
+                assert by_id[ref.segment].prompts[ref.row] == pair.prompt.text
 
 
 def test_every_part_says_which_code_wrote_it(run: tuple[Config, Store]) -> None:

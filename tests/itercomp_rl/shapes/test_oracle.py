@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from itercomp_rl.shapes.oracle import Grade, grade, grade_batch, objects, off_palette
+from itercomp_rl.shapes.oracle import Grade, grade, objects, off_palette
 from itercomp_rl.shapes.render import BACKGROUND, PALETTE, SIZE, Layout, place, render
 from itercomp_rl.shapes.scenes import COLOURS, NON_SPATIAL, RELATIONS, SHAPES, SPATIAL, SPLITS, Scene, Thing, World
 
@@ -133,9 +133,8 @@ def test_a_score_is_in_the_unit_range_and_above_half_about_when_passed() -> None
     rng = np.random.default_rng(0)
     prompts = [*scenes, *(wrong_relation(scene, rng)[1] for scene in scenes)]
     blurry = np.round(blurred(images, rng)).astype(np.uint8)
-    grades = [
-        found for by_aspect in grade_batch(np.concatenate([images, blurry]), prompts) for found in by_aspect.values()
-    ]
+    by_aspect = map(grade, [*images, *blurry], prompts)
+    grades = [found for of_image in by_aspect for found in of_image.values()]
     assert all(0 <= found.score <= 1 for found in grades)
     assert np.mean([(found.score > 0.5) == found.passed for found in grades]) > 0.99
     assert {type(found.score) for found in grades} == {float}
@@ -146,12 +145,6 @@ def test_a_grade_has_exactly_the_aspects_of_the_scene() -> None:
     scenes, images = drawn(0.0)
     for scene, image in zip(scenes[::8], images[::8], strict=True):
         assert tuple(grade(image, scene)) == scene.aspects
-
-
-def test_a_batch_is_graded_image_by_image() -> None:
-    scenes, images = drawn(1.0)
-    alone = [grade(image, scene) for image, scene in zip(images[:50], scenes[:50], strict=True)]
-    assert grade_batch(images[:50], scenes[:50]) == alone
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -169,7 +162,7 @@ def test_noise_fails_attribute(smoothness: int) -> None:
         np.random.default_rng(0).normal(size=(60, SIZE, SIZE, 3)), (0, smoothness, smoothness, 0)
     )
     images = np.clip(128 + 60 * raw / raw.std(), 0, 255).astype(np.uint8)
-    assert not any(found["attribute"].passed for found in grade_batch(images, scenes[:60]))
+    assert not any(found["attribute"].passed for found in map(grade, images, scenes[:60]))
 
 
 def test_one_object_alone_fails_everything_but_half_the_attribute_mean() -> None:
@@ -339,8 +332,3 @@ def test_two_objects_of_one_colour_are_a_value_error() -> None:
 def test_an_image_of_another_form_is_a_value_error(image: NDArray) -> None:
     with pytest.raises(ValueError, match="the oracle reads uint8"):
         grade(image, Scene("left", RED_CIRCLE, BLUE_SQUARE))
-
-
-def test_a_batch_needs_one_scene_an_image() -> None:
-    with pytest.raises(ValueError, match="2 images cannot be graded for 1 scenes"):
-        grade_batch(np.zeros((2, SIZE, SIZE, 3), np.uint8), [Scene("left", RED_CIRCLE, BLUE_SQUARE)])

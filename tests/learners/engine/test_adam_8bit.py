@@ -9,7 +9,9 @@ from torch import nn
 
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import CheckpointError, ConfigError
-from learners.engine.engine import Engine, EngineSpec, open_engine
+from learners.engine.engine import Engine
+from learners.engine.open import open_engine
+from learners.engine.spec import EngineSpec
 
 IS_THERE = importlib.util.find_spec("bitsandbytes") is not None
 CPU = torch.device("cpu")

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from itercomp_rl.errors import ConfigError
-from learners.engine.engine import EngineSpec, Group, open_engine
+from learners.engine.open import open_engine
+from learners.engine.spec import EngineSpec, Group
 from tests.parts.engine_rank import CPU, SETTINGS, Net, train
 
 ROOT = Path(__file__).parents[2]

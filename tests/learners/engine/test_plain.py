@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from itercomp_rl.errors import DivergedError
-from learners.engine.engine import EngineSpec, open_engine
+from learners.engine.open import open_engine
+from learners.engine.spec import EngineSpec
 from tests.parts.engine_rank import CPU, SETTINGS, Net, train
 from tests.parts.scale import scale_engine, update, weight
 

@@ -6,8 +6,8 @@ import threading
 import psutil
 import pytest
 
-from learners.engine.engine import Group
 from learners.engine.rendezvous import group_store, listen
+from learners.engine.spec import Group
 
 
 def listening_at(port: int) -> set[str]:

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itercomp_rl.errors import CheckpointError
-from learners.engine.engine import Engine, EngineSpec
+from learners.engine.engine import Engine
 from learners.engine.shard import learning_rate
+from learners.engine.spec import EngineSpec
 from tests.parts.scale import scale_engine, update, weight
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from itercomp_rl.report.results import save_grid
+from itercomp_rl.report.images import save_grid
 
 
 @pytest.mark.parametrize(

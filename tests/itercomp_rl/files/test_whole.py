@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from itercomp_rl.files.appearing import appearing
+from itercomp_rl.files.whole import appearing
 
 
 def test_files_and_folders_appear_once_they_are_made(tmp_path: Path) -> None:

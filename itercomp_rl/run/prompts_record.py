@@ -1,0 +1,48 @@
+"""The prompts of a run, committed once, so that every process has their texts and no later run mixes in others."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.items import Prompt
+from itercomp_rl.plan import Plan
+from itercomp_rl.store.kinds import PROMPTS
+from itercomp_rl.store.store import Store
+
+_ROLLED = "rolled"  # id of the record; the driver may read prompt files that no other node has
+
+
+def put_prompts(store: Store, plan: Plan) -> None:
+    """Commit the texts that rollouts will name, for rollers and policy learners, and digests of all prompts of the run.
+
+    Raises: ConfigError if the run began with other prompts: images would be ranked under texts that they are not of.
+    """
+    held_out = [prompt for order in plan.evaluation_orders(plan.policy(-1)) for prompt in order.prompts]
+    attrs = {
+        "texts": list(plan.rolled_prompts),
+        "train": _digest([*plan.gallery_prompts, *plan.policy_prompts]),
+        "test": _digest(held_out),
+    }
+    began, config = store.put(PROMPTS, _ROLLED, {}, attrs).attrs, plan.config.prompts
+    for name, value in attrs.items():  # a run of earlier software may have noted its texts alone
+        if began.get(name, value) == value:
+            continue
+        key = "prompts.test_file" if name == "test" else "prompts.train_file"
+        what, way_out = f"{key} {getattr(config, key.split('.')[1])!r} no longer gives", "give it the old file"
+        if config.source == "shapes":
+            what, way_out = "this software's embedded world does not give", "go on with the version that began it"
+        raise ConfigError(
+            f"{what} the prompts that this run began with ({store.url}): {way_out}, or start a new run under another "
+            "run.name"
+        )
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    rows = json.dumps([[prompt.text, prompt.aspects] for prompt in prompts])
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def load_rolled_prompts(store: Store) -> list[str]:
+    """The texts that rollouts will name. Raises: MissingRecordError."""
+    return store.get(PROMPTS, _ROLLED).attrs["texts"]
