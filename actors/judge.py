@@ -16,10 +16,10 @@ from itercomp_rl.ranking.records import Judged, load_rankings, prompt_of, rankin
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.published import load_ensemble, score_any_size
 from itercomp_rl.shapes.oracle import off_palette
-from itercomp_rl.store import weights
 from itercomp_rl.store.images import ImageReader
 from itercomp_rl.store.kinds import EVALUATIONS, GRADES, RANKINGS, reward_role
 from itercomp_rl.store.store import Store
+from itercomp_rl.store.weights import open_version
 
 
 class Judge:
@@ -104,8 +104,6 @@ class Judge:
 
     def _trusted(self, version: int) -> list[str]:
         """Aspects whose reward model is good enough to learn from, and so to place newcomers."""
-        reports = {
-            aspect: weights.load_attrs(self._store, reward_role(aspect), version)["report"] for aspect in self._aspects
-        }
+        published = {aspect: open_version(self._store, reward_role(aspect), version) for aspect in self._aspects}
         least = self._config.reward.min_accuracy
-        return [aspect for aspect, report in reports.items() if report["accuracy"] >= least]
+        return [aspect for aspect, model in published.items() if model.attrs["report"]["accuracy"] >= least]

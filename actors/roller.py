@@ -15,6 +15,7 @@ from itercomp_rl.items import Rollout, RolloutOrder
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import Lease, lease
 from itercomp_rl.store.store import Store
+from itercomp_rl.store.weights import Version
 
 LEASE_S = 900.0  # longer than a version takes to load
 
@@ -63,30 +64,35 @@ class Roller:
         )
 
     def _refresh(self, order: RolloutOrder) -> int:
-        """Load the version to roll out under, if it is not the one held; returns it.
-
-        Where the learner may run ahead of its rollouts, an order may have waited for long: by now a newer version is
-        there, which is less stale, and its own may be collected.
-        """
-        version = order.version
-        if self._settings.max_policy_lag:
-            version = self._newest(order)
-        if self._version != (order.role, version):
+        """Load the version to roll out under, if it is not the one held; returns its number."""
+        version = self._to_load(order)
+        if version is not None:
             held = self._version[1] if self._version and self._version[0] == order.role else None
-            load_published(self._policy, self._store, order.role, version, held)
-            self._version = (order.role, version)
+            load_published(self._policy, version, held)
+            self._version = (order.role, version.number)
             if self._settings.compile and self._policy.network is self._policy.trainable:  # once it has its adapter
                 self._policy.network = torch.compile(self._policy.trainable)
-        return version
+        assert self._version is not None
+        return self._version[1]
 
-    def _newest(self, order: RolloutOrder) -> int:
-        """The newest version, at least the ordered one; under a lease if it must be loaded: the collector leaves it."""
+    def _to_load(self, order: RolloutOrder) -> Version | None:
+        """The version to load for this order; None where the one held is right.
+
+        Where the learner may run ahead of its rollouts, an order may have waited for long: by now a newer version is
+        there, which is less stale, while the collector may have deleted the ordered one. The newest is then taken,
+        under a lease, so that the collector leaves it.
+        """
+        role = order.role
+        if not self._settings.max_policy_lag:
+            is_held = self._version == (role, order.version)
+            return None if is_held else weights.open_version(self._store, role, order.version)
         while True:
-            version = max(order.version, weights.latest(self._store, order.role) or 0)
-            if self._version == (order.role, version):
-                return version
+            number = max(order.version, weights.latest(self._store, role) or 0)
+            if self._version == (role, number):
+                return None
             expires_s = self._store.clock() + LEASE_S
-            lease(self._store, Lease(reader=self._name, role=order.role, version=version, expires_s=expires_s))
-            is_there = weights.find(self._store, order.role, version) is not None
-            if is_there or (weights.latest(self._store, order.role) or 0) <= version:
-                return version  # one that is not there, nor newer, fails as it is loaded
+            lease(self._store, Lease(reader=self._name, role=role, version=number, expires_s=expires_s))
+            if found := weights.find(self._store, role, number):
+                return found
+            if (weights.latest(self._store, role) or 0) <= number:  # neither it nor a newer one is there
+                return weights.open_version(self._store, role, number)

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
+from actors.telemetry import RunMeter
 from actors.worker import WorkerHandle
 from itercomp_rl.errors import IterCompError, StuckError, WorkerDiedError
 from itercomp_rl.items import (
@@ -40,12 +41,20 @@ KILLED_S = 1.0  # a process that was just killed may answer once more
 
 
 class Gate:
-    """All work of a run passes here, so that it can be ended without breaking off what is under way."""
+    """All work of a run passes here: it is counted, and can be ended without breaking off what is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: RunMeter | None = None) -> None:
+        self._meter = meter
         self._under_way = Counter[bool]()  # whether learners do it: how many calls
         self._is_closed = False
         self._ended = asyncio.Condition()
+
+    def order(self, kind: str, members: int = 1) -> AbstractContextManager[None]:
+        """Around one order of the loop, from when it is given until it is done, its wait for a member included.
+
+        Args: members: how many members of the role work on it together.
+        """
+        return self._meter.order(kind, members) if self._meter else nullcontext()
 
     @asynccontextmanager
     async def work(self, *, of_learner: bool = False) -> AsyncIterator[None]:
@@ -165,7 +174,8 @@ class Pool:
             self._crew.put(self._kind, member)
             return found
 
-        return await again(self._max_retries, once)
+        with self._gate.order(self._kind):
+            return await again(self._max_retries, once)
 
     def _later(self, member: RemoteRole) -> None:
         """The member is idle again once its new process answers; until then others take its work."""
@@ -222,8 +232,10 @@ class RemoteRewardLearner:
         self._role, self._gate = role, gate
 
     async def open(self, order: RewardOrder) -> int:
-        await self._role.back()
-        return await self._call("open", order)
+        with self._gate.order("reward_learner"):
+            await self._role.back()
+            async with self._gate.work(of_learner=True):
+                return await self._role.call("open", order)
 
     async def add(self, rankings: tuple[str, ...]) -> None:
         await self._call("add", rankings)
@@ -235,14 +247,16 @@ class RemoteRewardLearner:
         return await self._call("publish_live", live_role)
 
     async def checkpoint(self) -> None:
-        await self._role.call("checkpoint")
+        with self._gate.order("reward_learner"):
+            await self._role.call("checkpoint")  # past a closed gate too: it is the last thing before the end
 
     async def publish(self) -> RewardReport:
         return await self._call("publish")
 
     async def _call(self, method: str, *arguments: Any) -> Any:  # Any: as the role's Protocol says
-        async with self._gate.work(of_learner=True):
-            return await self._role.call(method, *arguments)
+        with self._gate.order("reward_learner"):
+            async with self._gate.work(of_learner=True):
+                return await self._role.call(method, *arguments)
 
 
 class PolicyLearnerGroup:
@@ -306,13 +320,10 @@ class PolicyLearnerGroup:
 
     async def _each(self, method: str, arguments: Sequence[tuple[Any, ...]], *, is_last: bool = False) -> list[Any]:
         """Through the gate as one: it must not close between two ranks, of which one would then wait for the other."""
-        async with nullcontext() if is_last else self._gate.work(of_learner=True):
-            return await _of_all(
-                [
-                    asyncio.ensure_future(role.call(method, *own))
-                    for role, own in zip(self._ranks, arguments, strict=True)
-                ]
-            )
+        with self._gate.order("policy_learner", len(self._ranks)):
+            async with nullcontext() if is_last else self._gate.work(of_learner=True):
+                calls = zip(self._ranks, arguments, strict=True)
+                return await _of_all([asyncio.ensure_future(role.call(method, *own)) for role, own in calls])
 
 
 async def _of_all(calls: Sequence[asyncio.Future[Any]]) -> list[Any]:

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayActorError
 from sleepers import CURRENT, SleepingWorker, policy_id, reward_id
 
-from actors.metered import keep_status, metered
+from actors.status import keep_status
 from actors.telemetry import RunMeter
 from actors.timing import keep_times
 from actors.worker import WorkerHandle
@@ -200,16 +200,16 @@ class Bench:
         return watch
 
     async def _run(self, config: Config, store: Store, used: dict[str, WorkerHandle], watch: Watch) -> None:
-        team, _ = make_team(config, used)
+        meter = RunMeter(*role_sizes(config))
+        team, _ = make_team(config, used, meter)
         plan = Plan(config=config)
         await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
-        meter = RunMeter(*role_sizes(config))
         keepers = [
             asyncio.create_task(keep_status(meter, config.run_folder)),
             asyncio.create_task(keep_times(used, config.run_folder)),
         ]
         try:
-            await run_rounds(plan, metered(team, meter), SleepingLedger(store, plan), watch)
+            await run_rounds(plan, team, SleepingLedger(store, plan), watch)
         finally:
             for keeper in keepers:
                 keeper.cancel()

@@ -99,7 +99,7 @@ def learned(run: Path, lag: int, points: int, folder: Path) -> dict[str, Any]:
     store = open_store((folder / "store").as_uri(), create=True, durable=False)
     take_over(reusable(Plan(config=old), plan), source, store)
     reports = {
-        aspect: RewardReport(**weights.load_attrs(store, reward_role(aspect), 0)["report"])
+        aspect: RewardReport(**weights.open_version(store, reward_role(aspect), 0).attrs["report"])
         for aspect in config.prompts.aspects
     }
     order = PolicyOrder(round=0, start_version=None, live_role="live-stale", rewards=reports, rankings=plan.rankings(0))

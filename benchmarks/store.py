@@ -211,7 +211,7 @@ def network(mib: int) -> dict[str, torch.Tensor]:
 def store_weights(store: Store, tensors: dict[str, torch.Tensor], number: int) -> tuple[float, float]:
     """Seconds to publish and to load."""
     saved = seconds(lambda: weights.publish(store, POLICY, number, tensors, {}))
-    return saved, seconds(lambda: weights.load(store, POLICY, number))
+    return saved, seconds(lambda: weights.open_version(store, POLICY, number).load())
 
 
 def file_weights(
@@ -222,7 +222,7 @@ def file_weights(
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """As weights.load gives them: in memory, not mapped."""
+    """As Version.load gives them: in memory, not mapped."""
     return safetensors.torch.load(path.read_bytes())
 
 
@@ -232,7 +232,7 @@ def load_safetensors_mapped(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_safetensors_checked(path: Path) -> dict[str, torch.Tensor]:
-    """The same with the sha256 of the file, as weights.load checks."""
+    """The same with the sha256 of the file, as Version.load checks."""
     data = path.read_bytes()
     hashlib.sha256(data).digest()
     return safetensors.torch.load(data)

@@ -43,25 +43,26 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
         dtype=config.policy.engine.dtype,
         resolution_px=config.policy.size_px,
     )
-    load_published(policy, store, POLICY, version)
-    attrs, has_adapter = weights.load_attrs(store, POLICY, version), has_lora(policy.trainable)
+    learned = weights.open_version(store, POLICY, version)
+    load_published(policy, learned)
     results = config.run_folder / "results.json"
     card = model_card(
         Card(
             config=config,
             round=version + 1,
-            attrs=attrs,
+            attrs=learned.attrs,
             aspects=json.loads(results.read_text())["aspects"] if results.exists() else None,
             seeds={"run": config.run.seed, "evaluation": config.evaluation.seed},
             licence=licence,
             pipeline=type(policy.pipeline).__name__,
-            has_adapter=has_adapter,
+            has_adapter=has_lora(policy.trainable),
         )
     )
     with appearing(folder) as partial:
         export_policy(policy, partial)
-        for aspect, report in attrs["rewards"].items():
-            model = load_reward_version(store, config.reward.trunk, reward_role(aspect), report["version"])
+        for aspect, report in learned.attrs["rewards"].items():
+            published_reward = weights.open_version(store, reward_role(aspect), report["version"])
+            model = load_reward_version(config.reward.trunk, published_reward)
             export_reward(model, partial / "reward_models" / aspect)
         (partial / "README.md").write_text(card, encoding="utf-8")
     log.info("exported round %d to %s", version + 1, folder)

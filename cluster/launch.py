@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from actors.metered import MeteredProgress, keep_status, keep_utilisation, metered
+from actors.status import MeteredProgress, keep_status, keep_utilisation
 from actors.stopping import stop_on_sigterm
 from actors.telemetry import RunMeter
 from actors.timing import keep_times
@@ -109,9 +109,9 @@ def reusable_work(run_: str, plan: Plan) -> tuple[list[Shared], Store]:
 
 
 async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, WorkerHandle], progress: RunLog) -> None:
-    team, gate = make_team(config, handles)
-    await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
     meter = RunMeter(*role_sizes(config))
+    team, gate = make_team(config, handles, meter)
+    await team.policy_learner.join()  # type: ignore[attr-defined]  # the remote group's own step
     keepers = [
         asyncio.create_task(_keep_store_small(store)),
         asyncio.create_task(keep_status(meter, config.run_folder)),
@@ -123,7 +123,7 @@ async def _run(config: Config, plan: Plan, store: Store, handles: dict[str, Work
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(stop_on_sigterm(team, gate, config.actors.grace_s))
                 ledger = StoreLedger(store, plan)
-                await run_rounds(plan, metered(team, meter), ledger, MeteredProgress(progress, meter))
+                await run_rounds(plan, team, ledger, MeteredProgress(progress, meter))
                 watch.cancel()
     finally:
         for keeper in keepers:

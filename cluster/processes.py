@@ -19,6 +19,7 @@ from actors.team import (
     RollerPool,
     SamplerPool,
 )
+from actors.telemetry import RunMeter
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import reserved, workers
 from cluster.ray_job import is_inside_job
@@ -90,9 +91,12 @@ def start_workers(
     return handles
 
 
-def make_team(config: Config, handles: dict[str, WorkerHandle]) -> tuple[Team, Gate]:
-    """Each role as one object, over the processes that hold its members, and the gate that all their work passes."""
-    actors, retries, gate = config.actors, config.actors.max_retries, Gate()
+def make_team(config: Config, handles: dict[str, WorkerHandle], meter: RunMeter) -> tuple[Team, Gate]:
+    """Each role as one object, over the processes that hold its members, and the gate that all their work passes.
+
+    Args: meter: counts every order.
+    """
+    actors, retries, gate = config.actors, config.actors.max_retries, Gate(meter)
     limits = Limits(start_s=actors.start_timeout_s, progress_s=actors.progress_timeout_s)
     by_kind: dict[str, list[RemoteRole]] = {}
     for spec in workers(config):

@@ -176,7 +176,7 @@ class PolicyLearner:
         ).to_channels_last(but_trainable=True)
         check_attention("policy.attention", settings.attention, policy.dtype, self._device)
         if order.start_version is not None:
-            load_published(policy, self._store, POLICY, order.start_version)
+            load_published(policy, weights.open_version(self._store, POLICY, order.start_version))
         if not settings.lora.rank:
             policy.trainable.requires_grad_(True)
         elif not has_lora(policy.trainable):

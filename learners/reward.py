@@ -67,7 +67,8 @@ class RewardLearner:
             )
         model = load_any_reward(self._settings.trunk)
         if order.start_version is not None:
-            model.load_state_dict(weights.load(self._store, reward_role(order.aspect), order.start_version))
+            start = weights.open_version(self._store, reward_role(order.aspect), order.start_version)
+            model.load_state_dict(start.load())
         freeze(model, self._settings.fix_rate)
         dtype = DTYPES[self._settings.engine.dtype]
         check_attention("reward.attention", self._settings.attention, dtype, self._device)

@@ -2,20 +2,20 @@
 
 from itercomp_rl.diffusion.lora import Lora, load_weights
 from itercomp_rl.diffusion.policy import Policy
-from itercomp_rl.store import deltas, weights
-from itercomp_rl.store.store import Store
+from itercomp_rl.store import deltas
+from itercomp_rl.store.weights import Version
 
 LORA = "lora"  # attrs key under which a publisher says which adapter the tensors are of; absent or null: whole weights
 
 
-def load_published(policy: Policy, store: Store, role: str, version: int, held: int | None = None) -> None:
-    """Make the policy that version; what the tensors are stands with them, so no config is asked.
+def load_published(policy: Policy, version: Version, held: int | None = None) -> None:
+    """Give the policy the weights of that version; its attrs say what the tensors are, so no config is consulted.
 
-    Args: held: the version of the role that the policy is now; of a part on the same anchor nothing else is then read.
+    Args: held: the number of the version of this role that the policy has now; if `version` is a part on the same
+    anchor, only that part is read.
     Raises: MissingRecordError, CorruptRecordError, or CheckpointError if they are not of this policy.
     """
-    attrs = weights.load_attrs(store, role, version)
-    anchor = attrs.get(deltas.BASE)
-    is_near = anchor is not None and held is not None and anchor <= held <= version
-    tensors = weights.load(store, role, version) if is_near else deltas.load_whole(store, role, version)
-    load_weights(policy, tensors, Lora.of(attrs.get(LORA)), is_part=is_near)
+    anchor = version.attrs.get(deltas.BASE)
+    is_near = anchor is not None and held is not None and anchor <= held <= version.number
+    tensors = version.load() if is_near else deltas.load_whole(version)
+    load_weights(policy, tensors, Lora.of(version.attrs.get(LORA)), is_part=is_near)

@@ -15,6 +15,7 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.gallery.any_pipeline import AnyPipeline
 from itercomp_rl.items import ModelRef
 from itercomp_rl.store.store import Store
+from itercomp_rl.store.weights import open_version
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class Backbones:
     def _load(self, model: ModelRef, dtype: str) -> Policy:
         policy = load_policy(checkpoint_path(model.checkpoint), dtype=dtype, device=self.device).to_channels_last()
         if model.role is not None and model.version is not None:
-            load_published(policy, self._store, model.role, model.version)
+            load_published(policy, open_version(self._store, model.role, model.version))
         check_attention("gallery.attention", self._attention, policy.dtype, self.device)
         set_attention(policy.trainable, self._attention)
         if self._is_compiled:

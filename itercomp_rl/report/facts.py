@@ -90,13 +90,14 @@ def _round(store: Store, plan: Plan, round_: int) -> RoundLineage | None:
     rewards = []
     for aspect in plan.config.prompts.aspects:
         version = plan.reward_version(round_)
-        if weights.find(store, reward_role(aspect), version):
-            rewards.append(weights.load_attrs(store, reward_role(aspect), version)["report"])
-    ref, policy = weights.find(store, POLICY, round_), None
-    if ref:
-        attrs = weights.load_attrs(store, POLICY, round_)
+        if learned := weights.find(store, reward_role(aspect), version):
+            rewards.append(learned.attrs["report"])
+    policy = None
+    if published := weights.find(store, POLICY, round_):
+        attrs = published.attrs
         start = attrs.get("base_policy")
         started = attrs["base"] if start is None else f"{attrs['base']} + round {start + 1}"
-        policy = {"checksum": ref.checksum, "updates": attrs["updates"], "started": started, "bytes": ref.num_bytes}
+        policy = {"checksum": published.checksum, "started": started, "bytes": published.num_bytes}
+        policy["updates"] = attrs["updates"]
     joined = [model.name for model in plan.newcomers(round_)]
     return RoundLineage(round=round_, joined=joined, num_prompts=sum(ranked), rewards=rewards, policy=policy)

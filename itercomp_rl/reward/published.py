@@ -11,16 +11,17 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import RewardReport
 from itercomp_rl.reward.checkpoint import AnyReward, load_official, load_reward, official_tokenizer
 from itercomp_rl.reward.ensemble import RewardEnsemble
-from itercomp_rl.store import weights
 from itercomp_rl.store.kinds import reward_role
 from itercomp_rl.store.store import Store
+from itercomp_rl.store.weights import Version, open_version
 
 
 def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device: torch.device) -> RewardEnsemble:
     """The published reward models of some aspects, frozen, in evaluation mode; the trunk gives their architecture."""
     models = {}
     for aspect, version in versions.items():
-        models[aspect] = load_reward_version(store, trunk, reward_role(aspect), version).to(device)
+        published = open_version(store, reward_role(aspect), version)
+        models[aspect] = load_reward_version(trunk, published).to(device)
     return RewardEnsemble(models)
 
 
@@ -28,20 +29,17 @@ def load_reported(
     store: Store, trunk: str, reports: Mapping[str, RewardReport], device: torch.device
 ) -> RewardEnsemble:
     """As `load_ensemble`, of reports: a model may still learn, and be published under a live role."""
-    return RewardEnsemble(
-        {
-            aspect: load_reward_version(store, trunk, report.live_role or reward_role(aspect), report.version).to(
-                device
-            )
-            for aspect, report in reports.items()
-        }
-    )
+    models = {}
+    for aspect, report in reports.items():
+        version = open_version(store, report.live_role or reward_role(aspect), report.version)
+        models[aspect] = load_reward_version(trunk, version).to(device)
+    return RewardEnsemble(models)
 
 
-def load_reward_version(store: Store, trunk: str, role: str, version: int) -> AnyReward:
+def load_reward_version(trunk: str, version: Version) -> AnyReward:
     """One published reward model on the CPU in fp32, frozen, in evaluation mode."""
     model = load_any_reward(trunk)
-    model.load_state_dict(weights.load(store, role, version))
+    model.load_state_dict(version.load())
     return model.eval().requires_grad_(False)
 
 

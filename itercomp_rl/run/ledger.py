@@ -8,7 +8,6 @@ from itercomp_rl.items import RewardReport
 from itercomp_rl.plan import Plan
 from itercomp_rl.store import weights
 from itercomp_rl.store.kinds import POLICY, reward_role
-from itercomp_rl.store.layout import version_place
 from itercomp_rl.store.retention import Lease, lease, release
 from itercomp_rl.store.store import Store
 
@@ -25,14 +24,15 @@ class StoreLedger:
         return self._store.has(kind, id_)
 
     def reward_report(self, aspect: str, version: int) -> RewardReport | None:
-        if self._store.find(version_place(reward_role(aspect), version)) is None:
+        published = weights.find(self._store, reward_role(aspect), version)
+        if published is None:
             return None
-        report = RewardReport(**weights.load_attrs(self._store, reward_role(aspect), version)["report"])
+        report = RewardReport(**published.attrs["report"])
         weight = self._plan.config.reward.weights[aspect]  # a reused report may state another run's
         return replace(report, weight=weight)
 
     def has_policy(self, version: int) -> bool:
-        return self._store.find(version_place(POLICY, version)) is not None
+        return weights.find(self._store, POLICY, version) is not None
 
     def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
         for aspect, report in reports.items():

@@ -89,9 +89,8 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
 def _accuracies(store: Store, config: Config, version: int) -> dict[str, float]:
     found = {}
     for aspect in config.prompts.aspects:
-        role = reward_role(aspect)
-        if weights.find(store, role, version) is not None:
-            found[aspect] = weights.load_attrs(store, role, version)["report"]["accuracy"]
+        if published := weights.find(store, reward_role(aspect), version):
+            found[aspect] = published.attrs["report"]["accuracy"]
     return found
 
 

@@ -16,7 +16,7 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.chunks import digest
 from itercomp_rl.store.layout import JSON, WAY_OUT
 from itercomp_rl.store.store import Store
-from itercomp_rl.store.weights import WeightsRef
+from itercomp_rl.store.weights import Version
 from itercomp_rl.store.writers import ALONE, Ranks
 
 BASE = "base_version"  # attrs key: the anchor that a part belongs to, which the collector keeps as long as the part
@@ -31,7 +31,7 @@ class DeltaPublisher:
         self._digests: dict[str, str] = {}
         self._changed: set[str] = set()
 
-    def publish(self, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]) -> WeightsRef:
+    def publish(self, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]) -> Version:
         """As `weights.publish`, of this rank's share. Raises: StoreError."""
         if self._every == 1:
             return self._write(version, tensors, attrs)
@@ -46,23 +46,23 @@ class DeltaPublisher:
         part = {name: tensor for name, tensor in tensors.items() if name in changed}
         return self._write(version, part, {**attrs, BASE: self._anchor, "whole": _fingerprint(digests)})
 
-    def _write(self, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]) -> WeightsRef:
+    def _write(self, version: int, tensors: Mapping[str, torch.Tensor], attrs: Mapping[str, JSON]) -> Version:
         return weights.publish(self._store, self._role, version, tensors, attrs, self._ranks)
 
 
-def load_whole(store: Store, role: str, version: int) -> dict[str, torch.Tensor]:
+def load_whole(version: Version) -> dict[str, torch.Tensor]:
     """Every tensor of a version, whether it was published whole or as a part, checked against what was published.
 
     Raises: MissingRecordError; CorruptRecordError if anchor and part do not make the version that the part says.
     """
-    attrs = weights.load_attrs(store, role, version)
-    part = weights.load(store, role, version)
-    if attrs.get(BASE) is None:
+    part, anchor = version.load(), version.attrs.get(BASE)
+    if anchor is None:
         return part
-    whole = {**weights.load(store, role, attrs[BASE]), **part}
-    if _fingerprint(digests_of(whole)) != attrs["whole"]:
+    whole = {**weights.open_version(version.store, version.role, anchor).load(), **part}
+    if _fingerprint(digests_of(whole)) != version.attrs["whole"]:
         raise CorruptRecordError(
-            f"version {version} of {role} on its anchor {attrs[BASE]} does not make what was published: {WAY_OUT}"
+            f"version {version.number} of {version.role} on its anchor {anchor} does not make what was published: "
+            f"{WAY_OUT}"
         )
     return whole
 

@@ -38,13 +38,42 @@ _ALIGNMENT = 64  # bytes; every tensor starts on a multiple, so that loading mak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsRef:
-    """What travels through Ray instead: WeightsRef(role="policy", version=3, checksum="9f2c...", num_bytes=96)."""
+class Version:
+    """One published version of a role: looked up in the store once, then passed on to whoever reads more of it."""
 
+    store: Store
     role: str
-    version: int
-    checksum: str
-    num_bytes: int
+    number: int
+    commit: Commit
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The attrs that it was published with."""
+        return self.commit.attrs["attrs"]
+
+    @property
+    def checksum(self) -> str:
+        """A hash of names, shapes, dtypes and values: equal for equal tensors."""
+        return _checksum(self.commit.attrs["tensors"], [part.sha256 for part in self.commit.arrays.values()])
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all tensors together."""
+        return sum(part.shape[0] * part.dtype.itemsize for part in self.commit.arrays.values())
+
+    def load(self) -> dict[str, torch.Tensor]:
+        """The tensors on the CPU, bit for bit and in the order of publishing, checked against the marker.
+
+        They are views of one buffer a rank, which lives as long as any of them. Raises: CorruptRecordError.
+        """
+        arrays = self.commit.arrays
+        with ThreadPoolExecutor(max(1, len(arrays))) as threads:
+            read = threads.map(lambda name: self.store.read_array(self.commit, name), arrays)
+            parts = {name: torch.from_numpy(array.view(np.uint8)) for name, array in zip(arrays, read, strict=True)}
+        try:
+            return {name: _tensor(parts, **entry) for name, entry in self.commit.attrs["tensors"].items()}
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CorruptRecordError(f"{self.commit.marker} has no sound tensor index ({error}): {WAY_OUT}") from error
 
 
 def publish(
@@ -54,7 +83,7 @@ def publish(
     tensors: Mapping[str, torch.Tensor],
     attrs: Mapping[str, JSON],
     ranks: Ranks = ALONE,
-) -> WeightsRef:
+) -> Version:
     """Write the tensors as one version of a role and make it visible, all of it or nothing.
 
     An array holds the bytes, as the widest unsigned words that fit every dtype (u1, u2, u4): bfloat16 as its bits.
@@ -70,7 +99,7 @@ def publish(
         offered = None if is_ours else _checksum(index, [digest(flat)])
     else:
         commit, offered = _publish_together(store, place, tensors, attrs, ranks)
-    published = _ref(role, version, commit)
+    published = Version(store=store, role=role, number=version, commit=commit)
     if offered is not None and published.checksum != offered:
         raise StoreError(
             f"version {version} of {role} is published already with other tensors (checksum {published.checksum}, "
@@ -146,43 +175,20 @@ def latest(store: Store, role: str) -> int | None:
     return max(versions(store, role), default=None)
 
 
-def find(store: Store, role: str, version: int) -> WeightsRef | None:
-    """What `publish` returned for a version, None if it is not published."""
+def find(store: Store, role: str, version: int) -> Version | None:
+    """A version of a role, None if it is not published."""
     commit = store.find(version_place(role, version))
-    return _ref(role, version, commit) if commit else None
+    return Version(store=store, role=role, number=version, commit=commit) if commit else None
 
 
-def load_attrs(store: Store, role: str, version: int) -> dict[str, Any]:
-    """The attrs a version was published with. Raises: MissingRecordError."""
-    return _existing(store, role, version).attrs["attrs"]
-
-
-def load(store: Store, role: str, version: int) -> dict[str, torch.Tensor]:
-    """The tensors of a version on the CPU, bit for bit and in the order of publishing, checked against its marker.
-
-    They are views of one buffer a rank, which lives as long as any of them.
-    Raises: MissingRecordError, CorruptRecordError.
-    """
-    commit = _existing(store, role, version)
-    with ThreadPoolExecutor(max(1, len(commit.arrays))) as threads:
-        arrays = threads.map(lambda name: store.read_array(commit, name), commit.arrays)
-        parts = {
-            name: torch.from_numpy(array.view(np.uint8)) for name, array in zip(commit.arrays, arrays, strict=True)
-        }
-    try:
-        return {name: _tensor(parts, **entry) for name, entry in commit.attrs["tensors"].items()}
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CorruptRecordError(f"{commit.marker} has no sound tensor index ({error}): {WAY_OUT}") from error
-
-
-def _existing(store: Store, role: str, version: int) -> Commit:
-    commit = store.find(version_place(role, version))
-    if commit is None:
-        raise MissingRecordError(
-            f"store {store.url} holds no version {version} of {role}, but {versions(store, role)}: take the latest, "
-            "and a lease on it before loading"
-        )
-    return commit
+def open_version(store: Store, role: str, version: int) -> Version:
+    """A published version of a role. Raises: MissingRecordError."""
+    if found := find(store, role, version):
+        return found
+    raise MissingRecordError(
+        f"store {store.url} holds no version {version} of {role}, but {versions(store, role)}: take the latest, "
+        "and a lease on it before loading"
+    )
 
 
 def _flatten(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, JSON]], np.ndarray]:
@@ -209,13 +215,6 @@ def _tensor(
 ) -> torch.Tensor:
     num_bytes = math.prod(shape) * _DTYPES[dtype].itemsize
     return parts[array][offset : offset + num_bytes].view(_DTYPES[dtype]).reshape(shape)
-
-
-def _ref(role: str, version: int, commit: Commit) -> WeightsRef:
-    parts = commit.arrays.values()
-    checksum = _checksum(commit.attrs["tensors"], [part.sha256 for part in parts])
-    num_bytes = sum(part.shape[0] * part.dtype.itemsize for part in parts)
-    return WeightsRef(role=role, version=version, checksum=checksum, num_bytes=num_bytes)
 
 
 def _checksum(index: Mapping[str, JSON], sha256s: list[str]) -> str:

@@ -6,15 +6,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from actors.metered import MeteredProgress, MeteredRoller, keep_utilisation, metered
+from actors.status import MeteredProgress, keep_utilisation
+from actors.team import Gate, Pool
 from actors.telemetry import METRICS, RoleSize, RunMeter
-from itercomp_rl.items import Rollout, RolloutOrder
-from itercomp_rl.loop.roles import Team
+from itercomp_rl.loop.crew import Crew
 from itercomp_rl.observability.metrics import RunLog
 from itercomp_rl.observability.trackers import Run, Trackers
 
@@ -91,48 +90,56 @@ def test_roles_that_share_processes_stand_beside_those_that_do_not() -> None:
         assert meter.utilisation() == {"gpu": pytest.approx(3 / 4)}
 
 
-class FailingRoller:
-    async def roll(self, order: RolloutOrder) -> Rollout:
-        raise RuntimeError("no")
+class Member:
+    """Behaves as RemoteRole does: rolls for a twentieth of a second, and finds no image to rank."""
 
-
-def test_an_order_that_fails_is_not_counted_for_ever() -> None:
-    meter = RunMeter({"roller": GPU})
-    order = RolloutOrder(index=0, role="live", version=0, prompts=(), seeds=(), mid_steps=())
-    with pytest.raises(RuntimeError):
-        asyncio.run(MeteredRoller(FailingRoller(), meter).roll(order))
-    assert meter.busy("roller") == 0
-
-
-def test_a_metered_team_passes_results_and_errors_on_and_its_shares_are_told_to_the_end() -> None:
-    async def roll(order: int) -> int:
+    async def call(self, method: str, order: int) -> int:
+        if method == "rank":
+            raise ValueError("no such image")
         await asyncio.sleep(0.05)
         return order + 1
 
-    async def rank(order: int) -> None:
-        raise ValueError("no such image")
 
-    team: Any = SimpleNamespace(roll=roll, rank=rank)
+def pool(kind: str, members: int, gate: Gate) -> Pool:
+    crew: Any = Crew({kind: 0}, [{kind: Member()} for _ in range(members)])
+    return Pool(crew, kind, 0, gate)
+
+
+def test_orders_are_counted_as_long_as_they_take_and_shares_are_reported_to_the_end() -> None:
     told: list[dict[str, float]] = []
     one = RoleSize(members=1, devices=1.0, device="cpu")
     meter = RunMeter({"roller": RoleSize(members=2, devices=1.0, device="cpu"), "judge": one})
+    gate = Gate(meter)
 
     async def run() -> None:
-        whole = Team(sampler=team, judge=team, reward_learners={}, roller=team, policy_learner=team)
         keeper = asyncio.create_task(keep_utilisation(meter, lambda metrics: told.append(dict(metrics)), 0.02))
-        seen: Any = metered(whole, meter)
-        assert await seen.roller.roll(1) == 2
+        assert await pool("roller", 2, gate).call("roll", 1) == 2
         with pytest.raises(ValueError, match="no such image"):
-            await seen.judge.rank(1)
+            await pool("judge", 1, gate).call("rank", 1)
         before = len(told)
         keeper.cancel()
         await asyncio.wait([keeper])
         assert len(told) == before + 1
 
     asyncio.run(run())
+    assert (meter.busy("roller"), meter.busy("judge")) == (0, 0), "an order that failed is over too"
     assert len(told) >= 2
     assert max(metrics["utilisation/roller"] for metrics in told) == pytest.approx(0.5, abs=0.1)  # one of two
     assert told[-1]["utilisation/judge"] <= 0.1
+
+
+def test_an_order_that_waits_for_a_member_is_counted_as_waiting() -> None:
+    meter = RunMeter({"roller": RoleSize(members=1, devices=1.0, device="cpu")})
+
+    async def run() -> None:
+        rollers = pool("roller", 1, Gate(meter))
+        orders = [asyncio.create_task(rollers.call("roll", number)) for number in range(3)]
+        await asyncio.sleep(0.01)
+        assert (meter.busy("roller"), meter.waiting("roller")) == (1, 2)
+        await asyncio.gather(*orders)
+        assert (meter.busy("roller"), meter.waiting("roller")) == (0, 0)
+
+    asyncio.run(run())
 
 
 def test_progress_passes_through_and_is_remembered(tmp_path: Path) -> None:

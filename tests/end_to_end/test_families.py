@@ -90,8 +90,8 @@ def run_family(folder: Path, family: str, mode: str, engine: str, overrides: Seq
 def check_run(folder: Path, mode: str) -> None:
     """What was published is what should have moved, it moved, and it was drawn with and graded."""
     _, store = load_run(str(folder))
-    learned = weights.load(store, "policy", 0)
-    attrs = weights.load_attrs(store, "policy", 0)
+    learned = weights.open_version(store, "policy", 0).load()
+    attrs = weights.open_version(store, "policy", 0).attrs
     assert all(bool(tensor.isfinite().all()) for tensor in learned.values())
     assert all((".lora_" in name) == (mode == "lora") for name in learned)
     if mode == "lora":
@@ -123,6 +123,6 @@ def test_plain_and_zero_publish_the_same_adapter(tmp_path: Path) -> None:
     for engine in ENGINES:
         (tmp_path / engine).mkdir()
         _, store = load_run(str(run_family(tmp_path / engine, "sdxl", "lora", engine)))
-        found[engine] = weights.load(store, "policy", 0)
+        found[engine] = weights.open_version(store, "policy", 0).load()
     for engine in ("zero1", "zero3"):
         torch.testing.assert_close(found[engine], found["plain"], rtol=1e-3, atol=1e-5)

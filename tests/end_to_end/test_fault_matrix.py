@@ -123,7 +123,7 @@ def test_the_policy_learns_beside_its_rewards_and_says_by_which(tmp_path: Path) 
     outcome(config, store)
     early = 0
     for round_ in range(2):
-        attrs = weights.load_attrs(store, "policy", round_)
+        attrs = weights.open_version(store, "policy", round_).attrs
         assert {report["version"] for report in attrs["rewards"].values()} == {round_}
         steps = [entry["update"] for entry in attrs["learned_by"]]
         assert steps == sorted(steps) and set(steps) <= set(range(4))
@@ -152,7 +152,9 @@ def test_a_reward_model_no_better_than_chance_places_no_newcomer(tmp_path: Path)
     config = small_config(tmp_path, "reward.min_accuracy=0.999", "reward.on_bad_reward=drop")
     store, plan = open_store(config.store_url, create=True, durable=False), Plan(config=config)
     finished(config, store, [])
-    reports = {aspect: weights.load_attrs(store, f"reward-{aspect}", 0)["report"] for aspect in config.prompts.aspects}
+    reports = {
+        aspect: weights.open_version(store, f"reward-{aspect}", 0).attrs["report"] for aspect in config.prompts.aspects
+    }
     trusted = {aspect: report["accuracy"] >= 0.999 for aspect, report in reports.items()}
     assert not all(trusted.values())
     for segment in range(len(plan.segments())):

@@ -89,7 +89,11 @@ def outcome(run: Path) -> dict[str, object]:
     ids = {kind: store.ids(kind) for kind in ("images", "rankings", "evaluations", "grades")}
     images = {id_: torch.from_numpy(store.get("images", id_).arrays["images"]) for id_ in ids["images"]}
     roles = ["policy", "reward-attribute", "reward-spatial", "reward-non_spatial"]
-    found = {f"{role} {v}": weights.load(store, role, v) for role in roles for v in weights.versions(store, role)}
+    found = {
+        f"{role} {v}": weights.open_version(store, role, v).load()
+        for role in roles
+        for v in weights.versions(store, role)
+    }
     return {"ids": ids, "tensors": found | {"images": images}}
 
 

@@ -80,7 +80,7 @@ def test_the_store_holds_each_image_group_once_and_is_sound(run_folder: Path) ->
 
 def test_the_policy_has_learned_something_and_not_diverged(run_folder: Path) -> None:
     _, store = load_run(run_folder)
-    first, second = (weights.load(store, "policy", version) for version in (0, 1))
+    first, second = (weights.open_version(store, "policy", version).load() for version in (0, 1))
     assert any(bool((first[name] != second[name]).any()) for name in first)
     assert all(bool(tensor.isfinite().all()) for tensor in second.values())
 

@@ -89,7 +89,9 @@ def rolled(config: Config, store: Store, index: int, version: int = 0, number: i
 
 
 def published(store: Store, number: int, version: int) -> torch.Tensor:
-    return torch.cat([t.flatten().double() for t in weights.load(store, f"live-{number}", version).values()])
+    return torch.cat(
+        [t.flatten().double() for t in weights.open_version(store, f"live-{number}", version).load().values()]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,7 @@ def test_recomputed_activations_and_an_adapter_learn_the_same(
         learner = opened(config, store, work, tmp_path / str(number))
         rollout = roller_of(config, store).roll(Plan(config=config).rollout_order(0, 0, (role, 0)))
         norms.append(learner.update(0, [rollout])["grad_norm"])
-        assert all(".lora_" in name for name in weights.load(store, role, 1))
+        assert all(".lora_" in name for name in weights.open_version(store, role, 1).load())
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     assert norms[0] > 0
 
@@ -235,7 +237,7 @@ def test_an_aspect_without_a_reward_model_is_named(sd: Path, store: Store, tmp_p
 
 
 def test_a_reward_that_is_not_a_number_ends_the_round(sd: Path, store: Store, tmp_path: Path) -> None:
-    state = weights.load(store, "reward-attribute", 0)
+    state = weights.open_version(store, "reward-attribute", 0).load()
     broken = {name: tensor.clone() for name, tensor in state.items()} | {"reward_std": torch.tensor(0.0)}
     broken["reward_mean"] = torch.tensor(float("nan"))
     weights.publish(store, "reward-attribute", 1, broken, {})

@@ -70,8 +70,8 @@ def run_pair(folder: Path) -> list[dict[str, list[float]]]:
 
 def published(store: Store) -> list[dict[str, torch.Tensor]]:
     """Every live version, and what the round published: the moving average."""
-    live = [weights.load(store, "live", version) for version in range(UPDATES + 1)]
-    return [*live, weights.load(store, "policy", 0)]
+    live = [weights.open_version(store, "live", version).load() for version in range(UPDATES + 1)]
+    return [*live, weights.open_version(store, "policy", 0).load()]
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def check_bytes(folder: Path, stores: dict[str, Store]) -> None:
     for engine in ENGINES:
         whole, adapter = stores[f"full-{engine}"], stores[f"lora-{engine}"]
         for role, version in (("live", UPDATES), ("policy", 0)):
-            found = weights.load(adapter, role, version)
+            found = weights.open_version(adapter, role, version).load()
             assert all(".lora_" in name for name in found)
             num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
             ref, whole_ref = weights.find(adapter, role, version), weights.find(whole, role, version)

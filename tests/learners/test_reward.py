@@ -73,7 +73,7 @@ def test_pairs_that_came_later_teach_and_measure_as_those_that_were_there() -> N
             one.add(HALVES[1:])
         one.advance(2)
         report = one.publish()
-        assert weights.load_attrs(store, "reward-attribute", version)["rankings"] == list(HALVES)
+        assert weights.open_version(store, "reward-attribute", version).attrs["rankings"] == list(HALVES)
         found[way] = report.num_pairs, report.mean, report.std
     assert found["at once"] == pytest.approx(found["later"], rel=1e-3)  # people's pairs may come in another order
     alone = learner(store, PairWeightsConfig(judge=1.0, people=1.0))

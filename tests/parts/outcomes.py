@@ -36,7 +36,7 @@ def outcome(config: Config, store: Store) -> dict[str, Any]:
         found |= {f"{kind}/{id_}": store.get(kind, id_).attrs for id_ in store.ids(kind)}
     for role in ("policy", *(f"reward-{aspect}" for aspect in config.prompts.aspects)):
         assert weights.versions(store, role) == [0, 1]
-        found |= {f"{role}/{version}": weights.load(store, role, version) for version in (0, 1)}
+        found |= {f"{role}/{version}": weights.open_version(store, role, version).load() for version in (0, 1)}
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from actors.metered import write_status
+from actors.status import write_status
 from actors.telemetry import RoleSize, RunMeter
 from cluster.main import main
 from itercomp_rl.run.status import read_state

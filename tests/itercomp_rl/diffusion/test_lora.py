@@ -72,11 +72,11 @@ def test_a_published_adapter_is_only_the_adapter_and_draws_the_same(folders: dic
     tensors = move(learner)
     store = open_store(tmp_path.as_uri(), create=True)
     weights.publish(store, "policy", 0, tensors, {"lora": lora(learner).tree()})
-    load_published(other, store, "policy", 0)
+    load_published(other, weights.open_version(store, "policy", 0))
     assert np.array_equal(other.draw(PROMPTS, [1, 2], 2), learner.draw(PROMPTS, [1, 2], 2))
     assert not np.array_equal(load_policy(folders["sdxl"]).draw(PROMPTS, [1, 2], 2), other.draw(PROMPTS, [1, 2], 2))
     whole = sum(p.numel() for p in load_policy(folders["sdxl"]).trainable.parameters())
-    assert sum(tensor.numel() for tensor in weights.load(store, "policy", 0).values()) < 0.2 * whole
+    assert sum(tensor.numel() for tensor in weights.open_version(store, "policy", 0).load().values()) < 0.2 * whole
 
 
 def test_whole_weights_come_back_for_every_family(policy: Policy, folders: dict[str, Path], family: str) -> None:

@@ -37,10 +37,10 @@ def test_every_version_reads_back_bit_for_bit_and_parts_are_smaller(store: Store
     publisher = DeltaPublisher(store, "live", anchor_every=4)
     refs = [publisher.publish(number, tensors, {"round": 0}) for number, tensors in enumerate(versions)]
     for number, tensors in enumerate(versions):
-        found = load_whole(store, "live", number)
+        found = load_whole(weights.open_version(store, "live", number))
         assert list(found) == list(tensors)
         assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    bases = [weights.load_attrs(store, "live", number).get("base_version") for number in range(9)]
+    bases = [weights.open_version(store, "live", number).attrs.get("base_version") for number in range(9)]
     assert bases == [None, 0, 0, 0, None, 4, 4, 4, None]
     assert refs[1].num_bytes < refs[3].num_bytes < refs[0].num_bytes
 
@@ -51,7 +51,7 @@ def test_a_reader_of_an_earlier_version_needs_the_newest_part_alone(store: Store
     for number, tensors in enumerate(versions):
         publisher.publish(number, tensors, {})
     for held in range(5):
-        moved = {**versions[held], **weights.load(store, "live", 5)}
+        moved = {**versions[held], **weights.open_version(store, "live", 5).load()}
         assert all(torch.equal(moved[name], tensor) for name, tensor in versions[5].items())
 
 
@@ -59,7 +59,7 @@ def test_a_version_that_changed_throughout_is_an_anchor(store: Store) -> None:
     publisher = DeltaPublisher(store, "live", anchor_every=100)
     for number in range(3):
         publisher.publish(number, {"a": torch.full((4,), float(number)), "b": torch.full((2,), float(number))}, {})
-        assert "base_version" not in weights.load_attrs(store, "live", number)
+        assert "base_version" not in weights.open_version(store, "live", number).attrs
 
 
 def test_an_anchor_lives_as_long_as_its_newest_part(store: Store) -> None:
@@ -68,7 +68,9 @@ def test_an_anchor_lives_as_long_as_its_newest_part(store: Store) -> None:
         publisher.publish(number, tensors, {})
     collect(store, grace_s=0, now=1e12)
     assert weights.versions(store, "live") == [0, 8, 9, 10, 11]
-    assert all(torch.equal(load_whole(store, "live", 11)[name], t) for name, t in learned(12)[11].items())
+    assert all(
+        torch.equal(load_whole(weights.open_version(store, "live", 11))[name], t) for name, t in learned(12)[11].items()
+    )
 
 
 def test_a_part_on_another_anchor_is_refused(store: Store) -> None:
@@ -80,7 +82,7 @@ def test_a_part_on_another_anchor_is_refused(store: Store) -> None:
     attrs = {**commit.attrs, "attrs": {**commit.attrs["attrs"], "base_version": 0}}
     store.backend.write(commit.marker, encode_commit(replace(commit, attrs=attrs)))
     with pytest.raises(CorruptRecordError, match="does not make what was published"):
-        load_whole(store, "live", 3)
+        load_whole(weights.open_version(store, "live", 3))
 
 
 def test_ranks_publish_the_parts_that_one_would(store: Store) -> None:
@@ -97,8 +99,9 @@ def test_ranks_publish_the_parts_that_one_would(store: Store) -> None:
         list(threads.map(be_rank, range(2)))
     for number, tensors in enumerate(versions):
         alone.publish(number, tensors, {"round": 0})
-        found = load_whole(store, "live", number)
+        found = load_whole(weights.open_version(store, "live", number))
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-        assert weights.load_attrs(store, "live", number) == weights.load_attrs(store, "alone", number)
-        assert weights.load(store, "live", number).keys() == weights.load(store, "alone", number).keys()
+        together, one = (weights.open_version(store, role, number) for role in ("live", "alone"))
+        assert together.attrs == one.attrs
+        assert together.load().keys() == one.load().keys()

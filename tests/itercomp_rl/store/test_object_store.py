@@ -53,7 +53,7 @@ def test_a_lost_answer_to_the_marker_does_not_make_a_second_learner(s3: SmallS3,
     s3.unheard = 4
     ref = weights.publish(store, "policy", 1, tensors, {})
     assert weights.publish(store, "policy", 1, tensors, {}) == ref
-    assert weights.load(store, "policy", 1)["w"].tolist() == [0, 1, 2, 3]
+    assert weights.open_version(store, "policy", 1).load()["w"].tolist() == [0, 1, 2, 3]
 
 
 def test_lists_longer_than_a_page_are_whole(s3: SmallS3, s3_url: str) -> None:

@@ -43,12 +43,12 @@ def mixed(seed: int) -> dict[str, torch.Tensor]:
 def test_every_dtype_and_shape_comes_back_bit_for_bit_and_in_order(store: Store) -> None:
     tensors = mixed(seed=0)
     ref = weights.publish(store, "policy", 3, tensors, {"round": 1})
-    loaded = weights.load(store, "policy", 3)
+    loaded = weights.open_version(store, "policy", 3).load()
     assert list(loaded) == list(tensors)
     for name, tensor in tensors.items():
         assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape)
         assert bits(loaded[name]) == bits(tensor)
-    assert weights.load_attrs(store, "policy", 3) == {"round": 1}
+    assert weights.open_version(store, "policy", 3).attrs == {"round": 1}
     assert weights.find(store, "policy", 3) == ref
     assert (ref.role, ref.version) == ("policy", 3)
     assert verify(store) == []
@@ -58,7 +58,7 @@ def test_all_65536_values_of_bfloat16_survive() -> None:
     store = open_store("memory://", create=True)
     values = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16)
     weights.publish(store, "policy", 0, {"w": values}, {})
-    assert bits(weights.load(store, "policy", 0)["w"]) == bits(values)
+    assert bits(weights.open_version(store, "policy", 0).load()["w"]) == bits(values)
     (commit,) = [store.find(place) for place in [weights.version_place("policy", 0)]]
     assert commit is not None
     assert commit.arrays["flat"].dtype == np.uint16
@@ -80,14 +80,14 @@ def test_the_flat_array_has_the_widest_words_that_fit(dtypes: list[torch.dtype],
     commit = store.find(weights.version_place("policy", 0))
     assert commit is not None
     assert commit.arrays["flat"].dtype == np.dtype(word)
-    assert len(weights.load(store, "policy", 0)) == len(dtypes)
+    assert len(weights.open_version(store, "policy", 0).load()) == len(dtypes)
 
 
 def test_views_and_shared_tensors_are_stored_by_value(store: Store) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     tensors = {"transposed": base.T, "every_other": base[:, ::2], "tied_a": base, "tied_b": base}
     weights.publish(store, "policy", 0, {**tensors, "grad": torch.nn.Parameter(base)}, {})
-    loaded = weights.load(store, "policy", 0)
+    loaded = weights.open_version(store, "policy", 0).load()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
     loaded["tied_a"].add_(1)  # loaded tensors can be written, and do not share values
     assert torch.equal(loaded["tied_b"], base)
@@ -98,7 +98,7 @@ def test_a_loaded_state_dict_gives_the_same_module(store: Store) -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     weights.publish(store, "reward-aesthetic", 0, module.state_dict(), {})
     other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    other.load_state_dict(weights.load(store, "reward-aesthetic", 0))
+    other.load_state_dict(weights.open_version(store, "reward-aesthetic", 0).load())
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(module(x), other(x))
 
@@ -110,7 +110,7 @@ def test_the_latest_version_is_the_highest(store: Store) -> None:
     weights.publish(store, "policy-ema", 11, {"w": torch.zeros(1)}, {})
     assert weights.versions(store, "policy") == [2, 9, 10]
     assert weights.latest(store, "policy") == 10
-    assert weights.load(store, "policy", 10)["w"].tolist() == [10.0, 10.0]
+    assert weights.open_version(store, "policy", 10).load()["w"].tolist() == [10.0, 10.0]
 
 
 def test_publishing_the_same_tensors_again_changes_nothing(store: Store) -> None:
@@ -118,7 +118,7 @@ def test_publishing_the_same_tensors_again_changes_nothing(store: Store) -> None
     before = store.backend.sizes("weights")
     assert weights.publish(store, "policy", 1, mixed(seed=0), {"try": 2}) == ref
     assert store.backend.sizes("weights") == before
-    assert weights.load_attrs(store, "policy", 1) == {"try": 1}
+    assert weights.open_version(store, "policy", 1).attrs == {"try": 1}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_version_is_never_replaced_by_other_tensors(other: dict[str, torch.Ten
     weights.publish(store, "policy", 1, {"w": torch.tensor([1.0, 2.0])}, {})
     with pytest.raises(StoreError, match="version 1 of policy is published already with other tensors"):
         weights.publish(store, "policy", 1, other, {})
-    assert weights.load(store, "policy", 1)["w"].tolist() == [1.0, 2.0]
+    assert weights.open_version(store, "policy", 1).load()["w"].tolist() == [1.0, 2.0]
 
 
 def test_weights_larger_than_a_chunk_lie_in_several(tmp_path: Path) -> None:
@@ -144,10 +144,12 @@ def test_weights_larger_than_a_chunk_lie_in_several(tmp_path: Path) -> None:
     weights.publish(store, "policy", 0, tensors, {})
     chunks = {key: size for key, size in store.backend.sizes("weights").items() if "/c." in key}
     assert list(chunks.values()) == [16 * 2**20 + 4] * 2  # crc32c is 4 bytes
-    assert all(torch.equal(weights.load(store, "policy", 0)[name], tensor) for name, tensor in tensors.items())
+    assert all(
+        torch.equal(weights.open_version(store, "policy", 0).load()[name], tensor) for name, tensor in tensors.items()
+    )
     store.backend.delete(next(iter(chunks)))
     with pytest.raises(CorruptRecordError, match="restore it from a copy, or delete its marker"):
-        weights.load(store, "policy", 0)
+        weights.open_version(store, "policy", 0).load()
 
 
 def test_a_damaged_version_is_not_loaded(store: Store) -> None:
@@ -157,13 +159,13 @@ def test_a_damaged_version_is_not_loaded(store: Store) -> None:
     data[50] ^= 4
     store.backend.write(key, bytes(data))
     with pytest.raises(CorruptRecordError, match="wrong chunk"):
-        weights.load(store, "policy", 0)
+        weights.open_version(store, "policy", 0).load()
 
 
 def test_a_version_that_is_not_there_is_named_with_those_that_are(store: Store) -> None:
     weights.publish(store, "policy", 4, {"w": torch.zeros(1)}, {})
     with pytest.raises(MissingRecordError, match=r"no version 3 of policy, but \[4\]: take the latest"):
-        weights.load(store, "policy", 3)
+        weights.open_version(store, "policy", 3).load()
     assert weights.find(store, "policy", 3) is None
 
 
@@ -175,15 +177,15 @@ def test_a_dtype_it_cannot_store_is_named(tensor: torch.Tensor) -> None:
     assert weights.latest(store, "policy") is None
 
 
-def together(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list[weights.WeightsRef]:
+def together(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list[weights.Version]:
     """Every rank publishes its share, all at once."""
     return [call.result() for call in _calls(store, shares, version)]
 
 
-def _calls(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list["Future[weights.WeightsRef]"]:
+def _calls(store: Store, shares: list[dict[str, torch.Tensor]], version: int = 0) -> list["Future[weights.Version]"]:
     table = Table(len(shares))
 
-    def publish(rank: int) -> weights.WeightsRef:
+    def publish(rank: int) -> weights.Version:
         return weights.publish(store, "policy", version, shares[rank], {"rank": rank}, table.seat(rank))
 
     with ThreadPoolExecutor(len(shares)) as threads:
@@ -195,19 +197,19 @@ def test_ranks_write_one_version_together_each_its_own_tensors(store: Store) -> 
     shares = [dict(list(tensors.items())[rank::3]) for rank in range(3)]
     refs = together(store, shares)
     assert refs == [weights.find(store, "policy", 0)] * 3
-    loaded = weights.load(store, "policy", 0)
+    loaded = weights.open_version(store, "policy", 0).load()
     assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape)
         assert bits(loaded[name]) == bits(tensor)
-    assert weights.load_attrs(store, "policy", 0) == {"rank": 0}
+    assert weights.open_version(store, "policy", 0).attrs == {"rank": 0}
     assert verify(store) == []
 
 
 def test_a_rank_without_tensors_writes_with_the_others() -> None:
     store = open_store("memory://", create=True)
     together(store, [{"w": torch.ones(3)}, {}])
-    assert weights.load(store, "policy", 0)["w"].tolist() == [1, 1, 1]
+    assert weights.open_version(store, "policy", 0).load()["w"].tolist() == [1, 1, 1]
     assert verify(store) == []
 
 
@@ -240,7 +242,7 @@ def test_what_one_rank_cannot_write_is_no_version_and_all_of_it_goes(store: Stor
     monkeypatch.undo()
     assert verify(store) == []
     together(store, shares)
-    assert weights.load(store, "policy", 0).keys() == {"a", "b"}
+    assert weights.open_version(store, "policy", 0).load().keys() == {"a", "b"}
 
 
 def test_a_tensor_that_one_rank_cannot_store_is_named_to_all(store: Store) -> None:

@@ -19,7 +19,7 @@ from learners.engine.open import open_engine
 from learners.engine.spec import EngineSpec, Group
 from tests.parts.engine_rank import CPU, SETTINGS, Net, train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run_ranks(world_size: int, out: Path, orders: dict[str, Any]) -> list[dict[str, Any]]:

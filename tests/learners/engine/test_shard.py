@@ -44,14 +44,14 @@ def test_a_checkpoint_is_on_the_disk_before_its_mark_shows(monkeypatch: pytest.M
     flushed, flush = [], os.fsync
 
     def noting(descriptor: int) -> None:
-        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name.removesuffix(f".{os.getpid()}.new")
         flushed.append((name, (tmp_path / "c" / "engine.json").exists()))
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", noting)
     saved_engine(tmp_path / "c")
-    part = "part-00000-of-00001.safetensors.partial"
-    assert flushed[:3] == [(part, False), ("c", False), ("engine.json.partial", False)]
+    part = ".part-00000-of-00001.safetensors"  # a file under its temporary name
+    assert flushed[:3] == [(part, False), ("c", False), (".engine.json", False)]
     assert flushed[3:] == [("c", True), (tmp_path.name, True)]
 
 
