@@ -239,8 +239,7 @@ class PolicyLearner:
             seen = jitter(images, generator, max_shift_px=settings.shift, noise_std=settings.noise)
             return rewards.score(seen, texts)
 
-        loss, metrics = feedback_step(policy, score, rolled, task.feedback, mask)
-        return loss, {name.removeprefix("policy/"): value for name, value in metrics.items()}
+        return feedback_step(policy, score, rolled, task.feedback, mask)
 
     def _told(self, prompts: Sequence[Prompt]) -> Conditioning:
         return self._encoded.of([prompt.text for prompt in prompts], self._device)

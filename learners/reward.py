@@ -15,7 +15,7 @@ from itercomp_rl.diffusion.attention_kernel import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import PairRef, RewardOrder, RewardReport
 from itercomp_rl.ranking import people
-from itercomp_rl.ranking.pairs import draw_rows, load_pairs, weighted
+from itercomp_rl.ranking.pairs import draw_rows, load_pairs, pair_rules, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
@@ -91,17 +91,9 @@ class RewardLearner:
 
     def _pairs(self, aspect: str, rankings: Sequence[str]) -> tuple[list[PairRef], list[PairRef]]:
         """Pairs to learn from and held-out ones, of judges and people."""
-        held_out = self._settings.held_out
-        judged = load_pairs(
-            self._store,
-            rankings,
-            aspect,
-            margin=self._judge.margin,
-            flip=self._judge.flip,
-            held_out=held_out,
-            seed=self._seed,
-        )
-        said = people.load_pairs(self._store, rankings, aspect, held_out=held_out, seed=self._seed)
+        rules = pair_rules(self._judge, self._settings, self._seed)
+        judged = load_pairs(self._store, rankings, aspect, rules)
+        said = people.load_pairs(self._store, rankings, aspect, rules)
         weights_ = self._judge.pair_weights
         train, kept = (
             weighted([(pairs, weights_.judge), (own, weights_.people)]) for pairs, own in zip(judged, said, strict=True)

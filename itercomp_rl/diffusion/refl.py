@@ -87,7 +87,7 @@ def feedback_step(
     )
     scores = rewards(policy.decode(x0))
     loss = refl_loss(scores, feedback, mask)
-    metrics = {"policy/refl_loss": loss.item(), **_score_metrics(scores, feedback, mask)}
+    metrics = {"refl_loss": loss.item(), **_score_metrics(scores, feedback, mask)}
     if not torch.isfinite(loss):
         raise DivergedError(f"the feedback loss is {loss.item()} with rewards {metrics}: lower the policy's lr")
     return loss, metrics
@@ -119,6 +119,6 @@ def _score_metrics(
         judged = score_B.detach() if mask is None else score_B.detach()[mask[aspect]]
         if len(judged) == 0:
             continue
-        metrics[f"policy/reward_{aspect}"] = judged.mean().item()
-        metrics[f"policy/share_below_target_{aspect}"] = (judged < feedback.target).float().mean().item()
+        metrics[f"reward_{aspect}"] = judged.mean().item()
+        metrics[f"share_below_target_{aspect}"] = (judged < feedback.target).float().mean().item()
     return metrics

@@ -1,25 +1,47 @@
 """The pairs of images that reward models learn from."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from itercomp_rl.items import PairRef
+from itercomp_rl.config.schema import JudgeConfig, RewardLearningConfig
+from itercomp_rl.items import PairRef, Prompt
 from itercomp_rl.ranking.ranking import is_held_out, pairs_of
 from itercomp_rl.ranking.records import Judged, load_rankings
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store.store import Store
 
 
-def load_pairs(
-    store: Store, ids: Sequence[str], aspect: str, *, margin: float, flip: float, held_out: float, seed: int
-) -> tuple[list[PairRef], list[PairRef]]:
-    """The pairs of one aspect from rankings records: (to learn from, held out), split by prompt.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRules:
+    """How rankings become pairs: PairRules(margin=0.05, flip=0.1, held_out=0.2, seed=0)."""
 
-    margin: two images that the judge scored and whose scores differ by no more make no pair. flip: share of pairs to
-    learn from that are turned round, by a draw fixed per pair, as people disagree; held-out pairs stay as judged.
+    margin: float = 0.0  # two images that the judge scored, with scores no further apart than this, make no pair
+    flip: float = 0.0  # share of the training pairs that are swapped, as people disagree
+    held_out: float  # share of the prompts whose pairs are kept from training
+    seed: int  # of the split and of the swaps
+
+    def keeps(self, prompt: Prompt) -> bool:
+        """Whether the pairs of a prompt are held out; the same for the judge's and for people's."""
+        return is_held_out(prompt.id, self.held_out, self.seed)
+
+    def swaps(self, aspect: str, prompt: Prompt, winner: str, loser: str) -> bool:
+        """Whether a training pair is swapped: a draw that is fixed for each pair."""
+        drawn = np.random.default_rng(seed_of(self.seed, "flip", aspect, prompt.id, winner, loser)).random()
+        return drawn < self.flip
+
+
+def pair_rules(judge: JudgeConfig, reward: RewardLearningConfig, seed: int) -> PairRules:
+    """The rules that a config sets."""
+    return PairRules(margin=judge.margin, flip=judge.flip, held_out=reward.held_out, seed=seed)
+
+
+def load_pairs(store: Store, ids: Sequence[str], aspect: str, rules: PairRules) -> tuple[list[PairRef], list[PairRef]]:
+    """The judge's pairs of one aspect from rankings records: (to learn from, held out), split by prompt.
+
+    Held-out pairs are never swapped: they stay as they were judged.
     """
     train: list[PairRef] = []
     kept: list[PairRef] = []
@@ -27,10 +49,9 @@ def load_pairs(
         for prompt, images, rankings in load_rankings(store, id_):
             if aspect not in rankings:
                 continue
-            is_kept = is_held_out(prompt.id, held_out, seed)
-            for winner, loser in _models(rankings[aspect], margin):
-                drawn = np.random.default_rng(seed_of(seed, "flip", aspect, prompt.id, winner, loser)).random()
-                if not is_kept and drawn < flip:
+            is_kept = rules.keeps(prompt)
+            for winner, loser in _models(rankings[aspect], rules.margin):
+                if not is_kept and rules.swaps(aspect, prompt, winner, loser):
                     winner, loser = loser, winner
                 (kept if is_kept else train).append(PairRef(prompt=prompt, winner=images[winner], loser=images[loser]))
     return train, kept

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from itercomp_rl.items import ImageRef, PairRef, Prompt
-from itercomp_rl.ranking.ranking import Places, Ranking, is_held_out, pairs_of
+from itercomp_rl.ranking.pairs import PairRules
+from itercomp_rl.ranking.ranking import Places, Ranking, pairs_of
 from itercomp_rl.ranking.records import load_rankings, prompt_of
 from itercomp_rl.store.kinds import PEOPLE
 from itercomp_rl.store.store import Store
@@ -52,9 +53,7 @@ def load(store: Store) -> list[Said]:
     return [said for said in latest.values() if said.act != "undone"]
 
 
-def load_pairs(
-    store: Store, ids: Sequence[str], aspect: str, *, held_out: float, seed: int
-) -> tuple[list[PairRef], list[PairRef]]:
+def load_pairs(store: Store, ids: Sequence[str], aspect: str, rules: PairRules) -> tuple[list[PairRef], list[PairRef]]:
     """The pairs of people's rankings of the prompts that rankings records rank: (to learn from, held out).
 
     Each pair comes as often as people said it. Prompts are split as the judge's are, so none is on both sides.
@@ -68,7 +67,7 @@ def load_pairs(
     for said in everything:
         if said.act != "ranked" or said.aspect != aspect or said.prompt.id not in prompts:
             continue
-        side = kept if is_held_out(said.prompt.id, held_out, seed) else train
+        side = kept if rules.keeps(said.prompt) else train
         for pair in pairs_of(Ranking(prompt_id=said.prompt.id, aspect=aspect, places=said.places)):
             prompt, images = prompts[said.prompt.id], said.images
             side.append(PairRef(prompt=prompt, winner=images[pair.winner], loser=images[pair.loser]))

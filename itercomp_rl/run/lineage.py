@@ -7,7 +7,7 @@ from typing import Any
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import MissingRecordError
 from itercomp_rl.items import PairRef
-from itercomp_rl.ranking.pairs import load_pairs
+from itercomp_rl.ranking.pairs import load_pairs, pair_rules
 from itercomp_rl.ranking.records import load_rankings
 from itercomp_rl.store import weights
 from itercomp_rl.store.kinds import IMAGES, POLICY, RANKINGS, reward_role
@@ -159,15 +159,8 @@ def _policy(store: Store, version: int) -> PolicyOrigin:
 def _reward(store: Store, config: Config, aspect: str, version: int) -> RewardOrigin:
     commit = _version(store, reward_role(aspect), version)
     attrs = commit.attrs["attrs"]
-    pairs, held_out = load_pairs(
-        store,
-        attrs["rankings"],
-        aspect,
-        margin=config.judge.margin,
-        flip=config.judge.flip,
-        held_out=config.reward.held_out,
-        seed=config.run.seed,
-    )
+    rules = pair_rules(config.judge, config.reward, config.run.seed)
+    pairs, held_out = load_pairs(store, attrs["rankings"], aspect, rules)
     return RewardOrigin(
         aspect=aspect,
         version=version,

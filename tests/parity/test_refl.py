@@ -132,7 +132,7 @@ def check_feedback(recording: Recording, latents: Tensor, feedback: Feedback) ->
     loss, metrics = feedback_step(policy, scorer(recording), rolled, feedback)
     loss.backward()
     for aspect, expected in case["rewards"].items():
-        assert metrics[f"policy/reward_{aspect}"] == pytest.approx(sum(expected) / len(expected), abs=REWARD_TOLERANCE)
+        assert metrics[f"reward_{aspect}"] == pytest.approx(sum(expected) / len(expected), abs=REWARD_TOLERANCE)
     assert loss.item() == pytest.approx(case["loss"], rel=LOSS_TOLERANCE)
     gradients = {name: p.grad for name, p in policy.trainable.named_parameters() if p.grad is not None}
     for name in case["grad_names"]:

@@ -99,7 +99,7 @@ def test_feedback_raises_the_reward_of_every_family(policy: Policy) -> None:
         loss, metrics = feedback_step(policy, redness, rolled, feedback)
         loss.backward()
         optimizer.step()
-        rewards.append(metrics["policy/reward_attribute"])
+        rewards.append(metrics["reward_attribute"])
     assert rewards[-1] > rewards[0]
 
 
@@ -115,7 +115,7 @@ def test_metrics_speak_of_the_images_an_aspect_is_about(folders: dict[str, Path]
     with torch.no_grad():
         _, metrics = feedback_step(policy, rewards, rolled, feedback, mask)
     assert metrics == pytest.approx(
-        {"policy/refl_loss": 0.5e-3, "policy/reward_attribute": 2.0, "policy/share_below_target_attribute": 0.5}
+        {"refl_loss": 0.5e-3, "reward_attribute": 2.0, "share_below_target_attribute": 0.5}
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from itercomp_rl.items import ImageRef, PairRef, Prompt, RankOrder
 from itercomp_rl.ranking import people
-from itercomp_rl.ranking.pairs import draw_rows, weighted
+from itercomp_rl.ranking.pairs import PairRules, draw_rows, weighted
 from itercomp_rl.ranking.ranking import Places
 from itercomp_rl.ranking.records import rankings_attrs
 from itercomp_rl.store.store import Store, open_store
@@ -30,7 +30,7 @@ def say(store: Store, places: Places, *, rater: str = "ann", at: float = 1.0, ac
 
 
 def pairs(store: Store) -> tuple[list[PairRef], list[PairRef]]:
-    return people.load_pairs(store, ["r000-00000"], "spatial", held_out=0.3, seed=0)
+    return people.load_pairs(store, ["r000-00000"], "spatial", PairRules(held_out=0.3, seed=0))
 
 
 def test_what_was_said_comes_back(store: Store) -> None:

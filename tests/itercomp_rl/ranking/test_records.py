@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from itercomp_rl.items import ImageRef, Prompt, RankOrder
-from itercomp_rl.ranking.pairs import load_pairs
+from itercomp_rl.ranking.pairs import PairRules, load_pairs
 from itercomp_rl.ranking.ranking import Ranking
 from itercomp_rl.ranking.records import Judged, load_rankings, rankings_attrs
 from itercomp_rl.store.store import Store, open_store
@@ -30,7 +30,7 @@ def store() -> Store:
 
 def pairs(store: Store, margin: float = 0.0, flip: float = 0.0, held_out: float = 0.25):
     ids = ["r000-00000"]
-    return load_pairs(store, ids, "spatial", margin=margin, flip=flip, held_out=held_out, seed=3)
+    return load_pairs(store, ids, "spatial", PairRules(margin=margin, flip=flip, held_out=held_out, seed=3))
 
 
 def test_a_record_gives_back_what_was_put(store: Store) -> None:
@@ -65,4 +65,4 @@ def test_flips_turn_about_their_share_of_training_pairs_and_no_held_out_one(stor
 
 
 def test_an_aspect_nobody_ranked_has_no_pairs(store: Store) -> None:
-    assert load_pairs(store, ["r000-00000"], "attribute", margin=0, flip=0, held_out=0.2, seed=0) == ([], [])
+    assert load_pairs(store, ["r000-00000"], "attribute", PairRules(held_out=0.2, seed=0)) == ([], [])

@@ -9,6 +9,7 @@ import pytest
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.plan import Plan
+from itercomp_rl.ranking.pairs import PairRules
 from itercomp_rl.ranking.people import Said, load, load_pairs, publish
 from itercomp_rl.run.reuse import check_prompts, reusable, take_over
 from itercomp_rl.store.layout import record_place
@@ -170,7 +171,7 @@ def test_people_are_heard_on_copied_images_alone_and_rewards_that_may_not_have_h
     assert taken["people"] == 1
     assert [said.images.keys() for said in load(new)] == [{"base", "spatial"}]
     assert not [kind for kind in taken if kind.startswith("reward")]
-    pairs, held_out = load_pairs(new, list(old.rankings(0)), "attribute", held_out=0.2, seed=0)
+    pairs, held_out = load_pairs(new, list(old.rankings(0)), "attribute", PairRules(held_out=0.2, seed=0))
     assert [(p.winner.segment, p.loser.segment) for p in pairs + held_out] == [("base-00000", "spatial-00000")]
 
 
