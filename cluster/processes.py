@@ -91,7 +91,7 @@ def start_workers(
     return handles
 
 
-def make_team(config: Config, handles: dict[str, WorkerHandle], meter: RunMeter) -> tuple[Team, Gate]:
+def make_team(config: Config, handles: Mapping[str, WorkerHandle], meter: RunMeter) -> tuple[Team, Gate]:
     """Each role as one object, over the processes that hold its members, and the gate that all their work passes.
 
     Args: meter: counts every order.

@@ -6,6 +6,7 @@ import ipaddress
 import secrets
 from importlib import resources
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +15,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from PIL import Image
 
-from itercomp_rl.ranking.page.session import QUESTIONS, Session, checked_name
+from itercomp_rl.errors import ConfigError
+from itercomp_rl.items import ASPECTS
+from itercomp_rl.ranking.page.export import export, judge_said, people_said
+from itercomp_rl.ranking.page.session import QUESTIONS, Session, checked_name, load_tasks
 from itercomp_rl.store.images import ImageReader
 from itercomp_rl.store.store import Store
 
@@ -142,3 +146,16 @@ class _Page:
             "images": [f"image/{task.id}/{slot}/{quote(rater, safe='')}" for slot in range(len(task.images))],
         }
         return {"task": told, "progress": session.progress(rater), "agreement": session.agreement()}
+
+
+def serve_page(store: Store, aspects: list[str], *, host: str, port: int) -> None:
+    """Serve the page until interrupted. Raises: ConfigError for an unknown aspect or a store without images."""
+    for aspect in aspects:
+        if aspect not in ASPECTS:
+            raise ConfigError(f"--aspect is {aspect!r}: must be one of {', '.join(ASPECTS)}")
+    serve(store, Session(store, load_tasks(store, aspects or ASPECTS)), host=host, port=port)
+
+
+def export_ranks(store: Store, folder: Path, origin: str) -> dict[str, tuple[int, int]]:
+    """Write rankings of people or of the judge to a new folder; counts per aspect as `export` gives them."""
+    return export(store, people_said(store) if origin == "people" else judge_said(store), folder)

@@ -8,9 +8,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
-
-from itercomp_rl.config.schema import Config
 
 _CONTEXT: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  # never changed in place
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|(ACCESS|ACCOUNT|API)_KEY|KEY(_ID)?$", re.IGNORECASE)
@@ -106,16 +105,15 @@ def struck_out(text: str, hidden: list[str]) -> str:
 
 
 @contextmanager
-def logging_to(config: Config) -> Iterator[None]:
-    """The driver's lines also as JSON in <run folder>/log.jsonl, and on stderr where the config asks for it."""
-    lines = JsonLines(run=config.run.name, process="driver")
-    file = logging.FileHandler(config.run_folder / "log.jsonl", encoding="utf-8")
+def logging_to(path: Path, *, run: str, stderr_too: bool) -> Iterator[None]:
+    """While open, the driver's lines also go to `path` as JSON; with `stderr_too` those on stderr are JSON as well."""
+    lines = JsonLines(run=run, process="driver")
+    file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(lines)
     root = logging.getLogger()
     root.addHandler(file)
-    for handler in root.handlers:
-        if config.tracking.json_logs:
-            handler.setFormatter(lines)
+    for handler in root.handlers if stderr_too else ():
+        handler.setFormatter(lines)
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ Pictures = Callable[
 ]  # held-out images [N, H, W, 3] after a round, None if none are there
 
 
-class RunLog:
+class MetricsLog:
     """Satisfies loop.Progress; steps of a metric are counted over the whole run, also when it is resumed."""
 
     def __init__(

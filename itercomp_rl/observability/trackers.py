@@ -16,7 +16,7 @@ Tracker = Any  # accelerate.tracking.GeneralTracker, whose import costs seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class TrackedRun:
     """What a tracker is told of a run as it starts; settings by dotted name."""
 
     project: str
@@ -30,7 +30,7 @@ class Kind:
     """How one tracker is opened, and how it takes images [N, H, W, 3] u1 under a name and a step."""
 
     package: str
-    open: Callable[[Run], Tracker]
+    open: Callable[[TrackedRun], Tracker]
     log_images: Callable[[Tracker, str, NDArray[np.uint8], int], None]
 
 
@@ -50,7 +50,7 @@ LAUNCHER_VARIABLES = ("LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COM
 class Trackers:
     """All trackers of a run as one; none is fine."""
 
-    def __init__(self, names: Sequence[str], run: Run) -> None:
+    def __init__(self, names: Sequence[str], run: TrackedRun) -> None:
         check_trackers(names)
         if names:
             _become_main_process()
@@ -98,7 +98,7 @@ def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _tensorboard(run: Run) -> Tracker:
+def _tensorboard(run: TrackedRun) -> Tracker:
     from accelerate.tracking import TensorBoardTracker
 
     tracker = TensorBoardTracker("tensorboard", str(run.folder))
@@ -111,7 +111,7 @@ def _tensorboard_images(tracker: Tracker, name: str, images: NDArray[np.uint8], 
     tracker.log_images({name: images}, step=step, dataformats="NHWC")
 
 
-def _wandb(run: Run) -> Tracker:
+def _wandb(run: TrackedRun) -> Tracker:
     from accelerate.tracking import WandBTracker
 
     # A resumed run is a second one of the same group, as wandb's own resuming needs the network.
@@ -124,7 +124,7 @@ def _wandb_images(tracker: Tracker, name: str, images: NDArray[np.uint8], step: 
     tracker.log_images({name: list(images)})
 
 
-def _mlflow(run: Run) -> Tracker:
+def _mlflow(run: TrackedRun) -> Tracker:
     from accelerate.tracking import MLflowTracker
 
     tracker = MLflowTracker(run.project, run_name=run.name)
@@ -140,7 +140,7 @@ def _mlflow_images(tracker: Tracker, name: str, images: NDArray[np.uint8], step:
         mlflow.log_image(image, key=f"{name}/{place}", step=step)
 
 
-def _trackio(run: Run) -> Tracker:
+def _trackio(run: TrackedRun) -> Tracker:
     from accelerate.tracking import TrackioTracker
 
     tracker = TrackioTracker(run.project, name=run.name, config=dict(run.settings), resume="allow")

@@ -14,8 +14,8 @@ from actors.status import MeteredProgress, keep_utilisation
 from actors.team import Gate, Pool
 from actors.telemetry import METRICS, RoleSize, RunMeter
 from itercomp_rl.loop.crew import Crew
-from itercomp_rl.observability.metrics import RunLog
-from itercomp_rl.observability.trackers import Run, Trackers
+from itercomp_rl.observability.metrics import MetricsLog
+from itercomp_rl.observability.trackers import TrackedRun, Trackers
 
 GPU = RoleSize(members=2, devices=1.0, device="gpu")
 
@@ -144,7 +144,7 @@ def test_an_order_that_waits_for_a_member_is_counted_as_waiting() -> None:
 
 def test_progress_passes_through_and_is_remembered(tmp_path: Path) -> None:
     meter = RunMeter({"roller": GPU})
-    log = RunLog(tmp_path, Trackers([], Run(project="tests", name="one", folder=tmp_path, settings={})))
+    log = MetricsLog(tmp_path, Trackers([], TrackedRun(project="tests", name="one", folder=tmp_path, settings={})))
     with MeteredProgress(log, meter).phase("policy", 4, 2) as advance:
         advance(1, {"policy/lag_updates": 1.0, "policy/reward_spatial": 0.5})
         advance(2, {})

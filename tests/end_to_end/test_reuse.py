@@ -39,7 +39,8 @@ def test_a_sweep_that_reuses_its_gallery_learns_the_same_policies(tmp_path: Path
     OneProcessRun(alone, alone_store).go()
 
     config, new = prepared(tmp_path / "reusing", *swept)
-    taken = take_over(*reusable_work(str(first.run_folder), Plan(config=config)), new)
+    reused = reusable_work(str(first.run_folder), Plan(config=config))
+    taken = take_over(reused.shared, reused.store, new)
     # Three members, one of which joins in the second round, drew two segments each.
     assert (taken["images"], taken["rankings"], taken["reward-attribute"], taken["reward-spatial"]) == (6, 2, 1, 1)
     assert taken["evaluations"] == taken["grades"] > 0

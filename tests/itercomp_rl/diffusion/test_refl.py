@@ -114,9 +114,7 @@ def test_metrics_speak_of_the_images_an_aspect_is_about(folders: dict[str, Path]
     mask = {"attribute": torch.tensor([True, True]), "spatial": torch.tensor([False, False])}
     with torch.no_grad():
         _, metrics = feedback_step(policy, rewards, rolled, feedback, mask)
-    assert metrics == pytest.approx(
-        {"refl_loss": 0.5e-3, "reward_attribute": 2.0, "share_below_target_attribute": 0.5}
-    )
+    assert metrics == pytest.approx({"refl_loss": 0.5e-3, "reward_attribute": 2.0, "share_below_target_attribute": 0.5})
 
 
 def test_a_loss_that_is_not_finite_stops_the_job(folders: dict[str, Path]) -> None:

@@ -13,17 +13,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.observability.metrics import RunLog
-from itercomp_rl.observability.trackers import TRACKERS, Run, Trackers, check_trackers, dotted
+from itercomp_rl.observability.metrics import MetricsLog
+from itercomp_rl.observability.trackers import TRACKERS, TrackedRun, Trackers, check_trackers, dotted
 
 
-def open_log(folder: Path, trackers: list[str], images: int = 0) -> RunLog:
-    run = Run(project="tests", name="one", folder=folder, settings={"policy.batch": 16})
+def open_log(folder: Path, trackers: list[str], images: int = 0) -> MetricsLog:
+    run = TrackedRun(project="tests", name="one", folder=folder, settings={"policy.batch": 16})
     pictures = np.full((images, 8, 8, 3), 200, np.uint8) if images else None
-    return RunLog(folder, Trackers(trackers, run), lambda _: pictures)
+    return MetricsLog(folder, Trackers(trackers, run), lambda _: pictures)
 
 
-def write_two_updates(log: RunLog) -> None:
+def write_two_updates(log: MetricsLog) -> None:
     with log.phase("evaluation", 2, 0) as advance:
         advance(1, {"policy/loss": 3.0, "policy/lag_updates": 0})
         advance(1, {"policy/loss": 2.0})
@@ -57,8 +57,9 @@ def test_a_driver_that_a_launcher_of_ranks_started_waits_for_no_others(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
     script = (
-        "import sys; from pathlib import Path; from itercomp_rl.observability.trackers import Run, Trackers\n"
-        "trackers = Trackers(['tensorboard'], Run(project='p', name='n', folder=Path(sys.argv[1]), settings={}))\n"
+        "import sys; from pathlib import Path; from itercomp_rl.observability.trackers import TrackedRun, Trackers\n"
+        "run = TrackedRun(project='p', name='n', folder=Path(sys.argv[1]), settings={})\n"
+        "trackers = Trackers(['tensorboard'], run)\n"
         "trackers.log({'policy/loss': 3.0}, 0); trackers.close()"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=os.environ | variables, check=True, timeout=60)

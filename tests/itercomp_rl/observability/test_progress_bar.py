@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console
 
 from itercomp_rl.observability import metrics
-from itercomp_rl.observability.metrics import RunLog
-from itercomp_rl.observability.trackers import Run, Trackers
+from itercomp_rl.observability.metrics import MetricsLog
+from itercomp_rl.observability.trackers import TrackedRun, Trackers
 
 
 def run_phase(folder: Path, console: Console | None) -> None:
-    trackers = Trackers([], Run(project="tests", name="one", folder=folder, settings={}))
-    log = RunLog(folder, trackers, console=console)
+    trackers = Trackers([], TrackedRun(project="tests", name="one", folder=folder, settings={}))
+    log = MetricsLog(folder, trackers, console=console)
     with log.phase("gallery", 3, 1) as advance:
         for value in (0.5, 0.25, 0.125):
             advance(1, {"reward/loss": value})
