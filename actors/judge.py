@@ -10,7 +10,7 @@ from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import place_newcomers
-from itercomp_rl.judges.scoring import GroupJudge, Scorer
+from itercomp_rl.judges.scoring import GroupJudge, ImageScorer
 from itercomp_rl.ranking.ranking import PlacingRule
 from itercomp_rl.ranking.records import Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.ensemble import RewardEnsemble
@@ -32,7 +32,7 @@ class Judge:
         self._version: int | None = None  # of the reward models held
         self._ensemble: RewardEnsemble | None = None
         self._judges: dict[str, GroupJudge] = {}
-        self._scorer: Scorer | None = None
+        self._scorer: ImageScorer | None = None
 
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""

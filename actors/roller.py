@@ -8,7 +8,7 @@ import torch
 from itercomp_rl.config.schema import PolicyConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
-from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
+from itercomp_rl.diffusion.encoded import EncodedPrompts, load_with_encoded_prompts
 from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Rollout, RolloutOrder
@@ -27,7 +27,7 @@ class Roller:
         """prompts: the texts that orders will name; they are encoded here, and the text encoders let go."""
         self._store, self._settings = store, settings
         self._encoded = EncodedPrompts()
-        self._policy = load_told(
+        self._policy = load_with_encoded_prompts(
             checkpoint_path(settings.model),
             prompts,
             self._encoded,
@@ -46,7 +46,7 @@ class Roller:
         version = self._refresh(order)
         generators = image_generators(order.seeds)
         cond = self._encoded.of([prompt.text for prompt in order.prompts], policy.device)
-        schedule = policy.schedule(settings.num_steps, settings.sampler)
+        schedule = policy.schedule(settings.num_steps, settings.scheduler)
         latents, points = policy.start_latents(generators), []
         before: list[int] = [0] * len(order.prompts)
         for steps in order.mid_steps:

@@ -42,7 +42,7 @@ class Sampler:
             "scheduler": order.model.scheduler,
             "negative": order.model.negative,
             "prompts": [{"id": p.id, "text": p.text, "aspects": list(p.aspects)} for p in order.prompts],
-            "set_aside": list(order.set_aside),
+            "set_aside": list(order.skipped),
             "notes": [dict(note) for note in drawn.notes],
             "draw_s": time.monotonic() - began,
         }
@@ -72,8 +72,8 @@ class Sampler:
         self._drawn(order)
 
     def _drawn(self, order: DrawOrder) -> Drawn:
-        """Images and notes of every row; rows set aside are black and have an empty note."""
-        rows = [row for row in range(len(order.prompts)) if row not in order.set_aside]
+        """Images and notes of every row; skipped rows are black and have an empty note."""
+        rows = [row for row in range(len(order.prompts)) if row not in order.skipped]
         texts = [order.prompts[row].text for row in rows]
         if len(rows) == len(order.prompts):
             return self._gallery.draw(order.model, texts, order.seeds)

@@ -26,8 +26,8 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop.crew import Crew
 from itercomp_rl.loop.dispatch import again, together
+from itercomp_rl.loop.worker_pool import WorkerPool
 from learners.engine.spec import Group
 
 log = logging.getLogger(__name__)
@@ -149,11 +149,11 @@ def _named(method: str, arguments: tuple[Any, ...]) -> str:
     return f"{method} {order}" if isinstance(order, int | str) else method
 
 
-class Pool:
+class PooledRole:
     """Members that can stand in for each other: work goes to an idle one, and to another if a process dies."""
 
-    def __init__(self, crew: Crew[RemoteRole], kind: str, max_retries: int, gate: Gate) -> None:
-        self._crew, self._kind = crew, kind
+    def __init__(self, pool: WorkerPool[RemoteRole], kind: str, max_retries: int, gate: Gate) -> None:
+        self._pool, self._kind = pool, kind
         self._max_retries, self._gate = max_retries, gate
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -161,7 +161,7 @@ class Pool:
         """Waits for an idle member, so no more work is under way than there are members."""
 
         async def once() -> Any:
-            member = await self._crew.get(self._kind)
+            member = await self._pool.get(self._kind)
             try:
                 async with self._gate.work():
                     found = await member.call(method, *arguments)
@@ -169,9 +169,9 @@ class Pool:
                 self._later(member)
                 raise
             except BaseException:
-                self._crew.put(self._kind, member)
+                self._pool.put(self._kind, member)
                 raise
-            self._crew.put(self._kind, member)
+            self._pool.put(self._kind, member)
             return found
 
         with self._gate.order(self._kind):
@@ -185,18 +185,18 @@ class Pool:
                 await member.back()
             except StuckError as error:
                 log.warning("%s", error)
-            self._crew.put(self._kind, member)  # one that does not answer fails the next order it gets, by name
+            self._pool.put(self._kind, member)  # one that does not answer fails the next order it gets, by name
 
         task = asyncio.create_task(come_back())
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
 
 
-class SamplerPool(Pool):
+class SamplerPool(PooledRole):
     """Satisfies roles.Sampler."""
 
-    def __init__(self, crew: Crew[RemoteRole], kind: str, max_retries: int, gate: Gate) -> None:
-        super().__init__(crew, kind, min(max_retries, DEATHS - 1), gate)
+    def __init__(self, pool: WorkerPool[RemoteRole], kind: str, max_retries: int, gate: Gate) -> None:
+        super().__init__(pool, kind, min(max_retries, DEATHS - 1), gate)
 
     async def draw(self, order: DrawOrder) -> None:
         await self.call("draw", order)
@@ -208,7 +208,7 @@ class SamplerPool(Pool):
         await self.call("probe", order)
 
 
-class JudgePool(Pool):
+class JudgePool(PooledRole):
     """Satisfies roles.Judge."""
 
     async def rank(self, order: RankOrder) -> None:
@@ -218,7 +218,7 @@ class JudgePool(Pool):
         await self.call("grade", segment)
 
 
-class RollerPool(Pool):
+class RollerPool(PooledRole):
     """Satisfies roles.Roller."""
 
     async def roll(self, order: RolloutOrder) -> Rollout:

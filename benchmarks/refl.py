@@ -99,7 +99,7 @@ def settings(root: Path, *overrides: str) -> Config:
             "evaluation.judge=reward",
             f"policy.model={root}/sdxl",
             f"policy.num_steps={STEPS}",
-            "policy.sampler=ddpm",
+            "policy.scheduler=ddpm",
             "policy.mid_low=30",
             "policy.mid_high=39",
             f"policy.batch={BATCH}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from itercomp_rl.config.rules.gallery import PLANNED
 from itercomp_rl.config.rules.judging import is_rank_file
 from itercomp_rl.config.schema import OWN_POLICY, Config
-from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_sampler
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_scheduler
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Prompt
@@ -39,7 +39,7 @@ def check_models(config: Config) -> None:
                 f"gallery.members.{name}.model is {member.model!r}, a {found}: system {member.system!r} needs an SD1.x "
                 f"or {kinds} checkpoint"
             )
-    check_sampler(pipeline, config.policy.sampler)
+    check_scheduler(pipeline, config.policy.scheduler)
     rewards = {"reward.trunk": config.reward.trunk}
     if "reward" in (config.judge.first_round, config.evaluation.judge):
         rewards |= {f"judge.reward_models.{aspect}": source for aspect, source in config.judge.reward_models.items()}

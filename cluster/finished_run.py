@@ -13,7 +13,7 @@ from itercomp_rl.evaluation.scores import Graded, aspects_of
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef
 from itercomp_rl.judges.choice import open_scorer
-from itercomp_rl.judges.scoring import Scorer
+from itercomp_rl.judges.scoring import ImageScorer
 from itercomp_rl.plan import Plan, draw_evaluations
 from itercomp_rl.prompts import check_prompt, held_out_prompts, user_prompts
 from itercomp_rl.report.images import save_grid
@@ -43,7 +43,7 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
     return aspects_of(grades, plan.policy(-1).name, rounds)
 
 
-def _grades(gallery: Gallery, scorer: Scorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
+def _grades(gallery: Gallery, scorer: ImageScorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
     found: dict[str, list[Graded]] = {}
     place = 0
     for order in orders:

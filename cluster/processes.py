@@ -25,8 +25,8 @@ from cluster.placement import reserved, workers
 from cluster.ray_job import is_inside_job
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import StuckError
-from itercomp_rl.loop.crew import make_crews
 from itercomp_rl.loop.roles import Team
+from itercomp_rl.loop.worker_pool import make_pools
 
 log = logging.getLogger(__name__)
 
@@ -105,12 +105,12 @@ def make_team(config: Config, handles: Mapping[str, WorkerHandle], meter: RunMet
     ranks = sorted(by_kind["policy_learner"], key=lambda role: int(role.role.rsplit("-", 1)[1]))
     backend = "nccl" if config.actors.policy_learners.gpus else "gloo"
     learners = {role.role.split("-", 1)[1]: role for role in by_kind["reward_learner"]}
-    crews = make_crews(actors, by_kind)
+    pools = make_pools(actors, by_kind)
     team = Team(
-        sampler=SamplerPool(crews["sampler"], "sampler", retries, gate),
-        judge=JudgePool(crews["judge"], "judge", retries, gate),
+        sampler=SamplerPool(pools["sampler"], "sampler", retries, gate),
+        judge=JudgePool(pools["judge"], "judge", retries, gate),
         reward_learners={aspect: RemoteRewardLearner(learners[aspect], gate) for aspect in config.prompts.aspects},
-        roller=RollerPool(crews["roller"], "roller", retries, gate),
+        roller=RollerPool(pools["roller"], "roller", retries, gate),
         policy_learner=PolicyLearnerGroup(ranks, backend, limits.progress_s, gate),
     )
     return team, gate

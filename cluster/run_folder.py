@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from cluster.ray_job import has_working_copy
-from itercomp_rl.config.load import config_from, to_tree
+from itercomp_rl.config.load import config_of_run, to_tree
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.store.store import Store, open_store
@@ -35,10 +35,9 @@ def load_run(run_: str | Path) -> tuple[Config, Store]:
     file = folder / "config.yaml"
     if not file.exists():
         raise ConfigError(f"{str(run_)!r} is no run: give a run folder, or the name of one under ./runs")
-    tree = OmegaConf.to_container(OmegaConf.load(file))
-    assert isinstance(tree, dict)
-    tree["run"] |= {"dir": str(folder.absolute().parent), "name": folder.absolute().name}
-    config = config_from(tree)
+    config = config_of_run(file)
+    at = folder.absolute()  # the folder may have been moved
+    config = replace(config, run=replace(config.run, dir=str(at.parent), name=at.name))
     return config, open_store(config.store_url, durable=config.store.durable)
 
 
@@ -60,7 +59,7 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
                 f"run.name is {config.run.name!r}, and {folder} holds such a run: continue it with --resume, "
                 "or choose another run.name"
             )
-        old = config_from(OmegaConf.to_container(OmegaConf.load(file)))
+        old = config_of_run(file)
         old = replace(old, run=replace(old.run, dir=config.run.dir))  # the folder may have been moved
         differing = [
             key for key, value in to_tree(config).items() if value != to_tree(old)[key] and key not in _MAY_CHANGE

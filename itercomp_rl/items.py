@@ -38,7 +38,7 @@ class ModelRef:
     attention_scale: float = 5.0  # lmd: how hard words are pulled into their boxes
     reference_weight: float = 2.0  # lmd: of looking as when each object is drawn alone
     grounding: str | None = None  # instance_diffusion: where its layers lie
-    scheduler: str | None = None  # sampler of the denoising steps; None: the family's deterministic one
+    scheduler: str | None = None  # what steps the denoiser; None: the family's deterministic one
     negative: str | None = None  # negative prompt
     size_px: int | None = None  # side of the image; None: the checkpoint's own
     dtype: str | None = None  # of the network; None: gallery.dtype
@@ -54,7 +54,7 @@ class DrawOrder:
     model: ModelRef
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
-    set_aside: tuple[int, ...] = ()  # rows that no sampler survives: they stay black, and are never ranked or graded
+    skipped: tuple[int, ...] = ()  # rows whose prompt crashes every sampler: they stay black, unranked, ungraded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from itercomp_rl.config.schema import PolicyConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
-from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
+from itercomp_rl.diffusion.encoded import EncodedPrompts, load_with_encoded_prompts
 from itercomp_rl.diffusion.lora import Lora, add_lora, has_lora
 from itercomp_rl.diffusion.policy import Conditioning, Policy
 from itercomp_rl.diffusion.published import LORA, load_published
@@ -30,12 +30,12 @@ from itercomp_rl.store.deltas import DeltaPublisher
 from itercomp_rl.store.images import ImageReader
 from itercomp_rl.store.kinds import POLICY
 from itercomp_rl.store.store import Store
-from itercomp_rl.store.writers import Ranks
+from itercomp_rl.store.writers import Writers
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
 from learners.engine.engine import Engine
 from learners.engine.open import open_engine
 from learners.engine.spec import Group, engine_spec
-from learners.ranks import ranks_of
+from learners.writers import writers_of
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class PolicyLearner:
             raise WorkerDiedError("a policy learner was restarted and belongs to no group yet")
         return self._joined
 
-    def _ranks(self) -> Ranks:
-        return ranks_of(self._group, self._device)
+    def _ranks(self) -> Writers:
+        return writers_of(self._group, self._device)
 
     def open(self, order: PolicyOrder) -> int:
         """Load policy, reward models and this round's newest checkpoint; publish live weights; returns updates made."""
@@ -166,7 +166,7 @@ class PolicyLearner:
     def _policy(self, order: PolicyOrder, gallery_prompts: Sequence[str]) -> Policy:
         """The checkpoint with the weights to start from, and `requires_grad` on what learns."""
         settings = self._settings
-        policy = load_told(
+        policy = load_with_encoded_prompts(
             checkpoint_path(settings.model),
             [*self._prompts, *gallery_prompts],
             self._encoded,
@@ -212,7 +212,7 @@ class PolicyLearner:
         images = [torch.from_numpy(image) for image in self._images.load_each([ref for _, ref in chosen])]
         fitted = [task.policy.fit(image.to(self._device).permute(2, 0, 1)[None].float() / 255) for image in images]
         latents = task.policy.encode_images(torch.cat(fitted))
-        return task.policy.denoising_loss(latents, self._told([prompt for prompt, _ in chosen]), generator)
+        return task.policy.denoising_loss(latents, self._conditions([prompt for prompt, _ in chosen]), generator)
 
     def _feedback(
         self, task: "_Task", rollout: Rollout, point: int, generator: torch.Generator
@@ -225,8 +225,8 @@ class PolicyLearner:
         seeds = [seed_of(self._seed, "gradient steps", *place, row) for row in range(len(rollout.prompts))]
         rolled = Rolled(
             latents=torch.tensor(rollout.latents[point], device=self._device),
-            cond=self._told(rollout.prompts),
-            schedule=policy.schedule(settings.num_steps, settings.sampler),
+            cond=self._conditions(rollout.prompts),
+            schedule=policy.schedule(settings.num_steps, settings.scheduler),
             mid=list(rollout.mid_steps[point]),
             generators=image_generators(seeds) if settings.grad_steps > 1 else None,
         )
@@ -241,7 +241,7 @@ class PolicyLearner:
 
         return feedback_step(policy, score, rolled, task.feedback, mask)
 
-    def _told(self, prompts: Sequence[Prompt]) -> Conditioning:
+    def _conditions(self, prompts: Sequence[Prompt]) -> Conditioning:
         return self._encoded.of([prompt.text for prompt in prompts], self._device)
 
     def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:

@@ -51,6 +51,29 @@ def load_config(file: str | Path, overrides: list[str] | None = None) -> Config:
     return config_from(OmegaConf.to_container(merged, resolve=True))
 
 
+def config_of_run(file: Path) -> Config:
+    """The checked config that a run wrote; keys that did not exist then have base.yaml's values, which change nothing.
+
+    Raises: ConfigError for a file that cannot be read, or a key that has another name by now.
+    """
+    tree = OmegaConf.to_container(_read(file))
+    assert isinstance(tree, dict)
+    _known(tree, Config, "", str(file))
+    base = OmegaConf.to_container(_read(preset("base")))
+    return config_from(_filled(tree, base, ""))
+
+
+def _filled(tree: dict[Any, Any], base: Any, prefix: str) -> dict[Any, Any]:
+    """The tree with what it lacks from base; under an open key its entries are kept as they are."""
+    if prefix in _OPEN:
+        return tree
+    filled = dict(base)
+    for key, value in tree.items():
+        name, below = f"{prefix}.{key}" if prefix else str(key), base.get(key)
+        filled[key] = _filled(value, below, name) if isinstance(value, dict) and isinstance(below, dict) else value
+    return filled
+
+
 def config_from(tree: Any) -> Config:
     """A checked Config from a plain tree that states every key."""
     try:
@@ -87,6 +110,13 @@ def _read(path: Path) -> DictConfig:
 _OPEN = {"gallery.members": MemberConfig, "gallery.planners": PlannerConfig}
 
 
+# Keys of earlier versions that people may have in their files, and what they are called now.
+_RENAMED = {
+    "policy.sampler": "policy.scheduler",
+    "actors.max_set_aside": "actors.max_skipped_prompts",
+}
+
+
 def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
     _known(OmegaConf.to_container(extra), Config, "", where)
     merged = OmegaConf.merge(base, extra)
@@ -104,6 +134,8 @@ def _known(tree: Any, schema: Any, prefix: str, where: str) -> None:
     names = {f.name: f.type for f in fields(schema)}
     for key, value in tree.items():
         name = f"{prefix}.{key}" if prefix else str(key)
+        if name in _RENAMED:
+            raise ConfigError(f"{where}: {name} is called {_RENAMED[name]} now: rename it")
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
             hint = f"did you mean {prefix + '.' if prefix else ''}{near[0]}?" if near else f"known: {', '.join(names)}"

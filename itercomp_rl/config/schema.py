@@ -158,7 +158,7 @@ class PolicyConfig:
     lora: LoraConfig
     num_steps: int
     guidance: float
-    sampler: str
+    scheduler: str
     mid_low: int
     mid_high: int
     points_per_rollout: int
@@ -211,7 +211,7 @@ class ActorsConfig:
     start_timeout_s: float
     progress_timeout_s: float
     max_retries: int
-    max_set_aside: int
+    max_skipped_prompts: int
     grace_s: float
 
 

@@ -18,7 +18,7 @@ WEIGHTS_NEEDED = {
 }
 
 _DIFFUSION, _FLOW = ("ddim", "ddpm"), ("euler", "renoise")
-SAMPLERS = {
+SCHEDULERS = {
     "StableDiffusionPipeline": _DIFFUSION,
     "StableDiffusionXLPipeline": _DIFFUSION,
     "StableDiffusion3Pipeline": _FLOW,
@@ -63,11 +63,12 @@ def check_drawing(folder_or_hub_id: str | Path) -> str:
     return check_checkpoint(folder_or_hub_id) if name in WEIGHTS_NEEDED else name
 
 
-def check_sampler(pipeline: str, sampler: str) -> None:
-    """Raises: ConfigError if policy.sampler is not one of the noise process of this pipeline class."""
-    if sampler not in SAMPLERS[pipeline]:
+def check_scheduler(pipeline: str, scheduler: str) -> None:
+    """Raises: ConfigError if policy.scheduler is not one of the noise process of this pipeline class."""
+    known = SCHEDULERS[pipeline]
+    if scheduler not in known:
         raise ConfigError(
-            f"policy.sampler is {sampler!r} and policy.model a {pipeline}: must be {' or '.join(SAMPLERS[pipeline])}"
+            f"policy.scheduler is {scheduler!r} and policy.model a {pipeline}: must be {' or '.join(known)}"
         )
 
 

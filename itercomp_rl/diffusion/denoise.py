@@ -1,6 +1,6 @@
 """The arithmetic of denoising: noise processes, schedules of sampling steps, and the loop over them; it knows no model.
 
-Every sampler here is affine in what the network sees and says, so one table of coefficients per step describes it:
+Every scheduler here is affine in what the network sees and says, so one table of coefficients per step describes it:
 
     x0_hat = x0_from_latents * latents + x0_from_output * output
     next   = next_from_latents * latents + next_from_output * output + noise_std * noise
@@ -31,7 +31,7 @@ Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The N steps of one sampler as coefficients; step 0 starts from noise, step N - 1 ends at the clean latents.
+    """The N steps of one scheduler as coefficients; step 0 starts from noise, step N - 1 ends at the clean latents.
 
     Example, one deterministic step of a flow process from pure noise:
         Schedule(kind="euler", timesteps=(1000.0,), x0_from_latents=(1.0,), x0_from_output=(-1.0,),
@@ -94,7 +94,7 @@ class Process(Protocol):
     """How images were noised when the network was trained."""
 
     prediction: Prediction
-    kinds: tuple[str, ...]  # samplers, the deterministic default first
+    kinds: tuple[str, ...]  # schedulers, the deterministic default first
     signal_T: Tensor
     noise_T: Tensor
     timesteps_T: Tensor
@@ -105,7 +105,7 @@ class Process(Protocol):
 class Diffusion:
     """Variance-preserving diffusion (SD, SDXL) with betas from any diffusers scheduler configuration.
 
-    The sampler is chosen here and not by the configuration's class: `ddim` (deterministic) or `ddpm` (ancestral).
+    The scheduler is chosen here and not by the configuration's class: `ddim` (deterministic) or `ddpm` (ancestral).
     Raises: CheckpointError where a setting has no meaning for latents or would silently be ignored.
     """
 
@@ -141,7 +141,7 @@ class Diffusion:
         self.timesteps_T = torch.arange(len(abar_T))
 
     def schedule(self, num_steps: int, kind: str | None = None) -> Schedule:
-        """Steps of sampler `kind` (default `ddim`), spaced as the configuration says.
+        """Steps of scheduler `kind` (default `ddim`), spaced as the configuration says.
 
         Raises: ConfigError for an unknown kind or for more steps than noise levels.
         Source: DDPM (arXiv 2006.11239) eq. 7; DDIM (arXiv 2010.02502) eq. 12 with eta 0.
@@ -175,7 +175,7 @@ class Diffusion:
 class Flow:
     """Rectified flow (SD3, FLUX): latents = (1 - sigma) x0 + sigma noise, the network predicts noise - x0.
 
-    Samplers: `euler` (deterministic) or `renoise` (each step draws fresh noise around x0_hat).
+    Schedulers: `euler` (deterministic) or `renoise` (each step draws fresh noise around x0_hat).
     `explicit_sigmas` hands the scheduler linspace(1, 1/N), as FLUX does; `mu` is the shift by image size, if any.
     """
 
@@ -203,7 +203,7 @@ class Flow:
         self.timesteps_T = (sigmas_T * self._config.get("num_train_timesteps", 1000)).float()
 
     def schedule(self, num_steps: int, kind: str | None = None) -> Schedule:
-        """Steps of sampler `kind` (default `euler`) at the sigmas that the diffusers scheduler spaces.
+        """Steps of scheduler `kind` (default `euler`) at the sigmas that the diffusers scheduler spaces.
 
         Raises: ConfigError for an unknown kind or fewer than one step.
         """
@@ -238,7 +238,7 @@ def shift_for_size(scheduler_config: Mapping[str, Any], num_tokens: int, *, defa
 
 def _known_kind(kind: str | None, kinds: tuple[str, ...]) -> str:
     if kind is not None and kind not in kinds:
-        raise ConfigError(f"sampler is {kind!r}: this policy family has {' and '.join(kinds)}")
+        raise ConfigError(f"scheduler is {kind!r}: this policy family has {' and '.join(kinds)}")
     return kind or kinds[0]
 
 
@@ -315,7 +315,7 @@ def denoise(
 
     Either end may differ between images. Gradients flow if they are enabled. Each image draws noise from its own
     generator, and only at the steps it takes.
-    Raises: ValueError if a range leaves the schedule, or if the sampler is noisy and generators are missing.
+    Raises: ValueError if a range leaves the schedule, or if the scheduler is stochastic and generators are missing.
     """
     starts, stops = (_per_image(end, len(latents)) for end in steps)
     if min(starts, default=0) < 0 or max(stops, default=0) > schedule.num_steps:
@@ -345,7 +345,7 @@ def _advance(
     if not schedule.is_noisy(index):
         return schedule.advance(index, latents, output)
     if generators is None:
-        raise ValueError(f"sampler {schedule.kind!r} adds noise: pass one generator per image")
+        raise ValueError(f"scheduler {schedule.kind!r} adds noise: pass one generator per image")
     noise = standard_noise([generators[b] for b in rows], latents.shape[1:], latents.device)
     return schedule.advance(index, latents, output, noise)
 

@@ -34,7 +34,7 @@ class EncodedPrompts:
         return Conditioning.cat([self._kept[prompt] for prompt in prompts]).to(device)
 
 
-def load_told(
+def load_with_encoded_prompts(
     folder_or_hub_id: str | Path,
     prompts: Sequence[str],
     encoded: EncodedPrompts,

@@ -390,5 +390,5 @@ def refuse_not_finite(is_finite_B: Sequence[bool]) -> None:
     if wild := [row for row, is_finite in enumerate(is_finite_B) if not is_finite]:
         raise DivergedError(
             f"images {wild} of a batch of {len(is_finite_B)} (from 0) are not finite (NaN): draw in bf16 "
-            "or fp32 in place of fp16 (dtype), with another sampler (scheduler), or leave the model out"
+            "or fp32 in place of fp16 (dtype), with another scheduler, or leave the model out"
         )

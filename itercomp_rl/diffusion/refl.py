@@ -36,7 +36,7 @@ class Rolled:
     cond: Conditioning
     schedule: Schedule
     mid: Index
-    generators: Sequence[torch.Generator] | None = None  # needed where a noisy sampler takes several gradient steps
+    generators: Sequence[torch.Generator] | None = None  # for several steps of a stochastic scheduler
 
 
 def refl_loss(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -37,7 +37,7 @@ class Need:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class ProcessNeed:
     """A process: its share of a GPU (0 = none), and what its roles need at once."""
 
     label: str
@@ -63,7 +63,7 @@ def check_memory(config: Config, processes: Mapping[str, tuple[Sequence[str], fl
     Raises: ConfigError with the table and the settings that would help, if something cannot fit.
     """
     places = [
-        Place(label=label, gpus=gpus, needs=tuple(need(config, role, on_gpu=gpus > 0) for role in roles))
+        ProcessNeed(label=label, gpus=gpus, needs=tuple(need(config, role, on_gpu=gpus > 0) for role in roles))
         for label, (roles, gpus) in processes.items()
     ]
     lines, too_much = memory_table(config, places)
@@ -77,7 +77,7 @@ def check_memory(config: Config, processes: Mapping[str, tuple[Sequence[str], fl
     return "\n".join(lines)
 
 
-def memory_table(config: Config, places: Sequence[Place]) -> tuple[list[str], list[str]]:
+def memory_table(config: Config, places: Sequence[ProcessNeed]) -> tuple[list[str], list[str]]:
     """Lines of a table of GiB, and what is too much, if anything."""
     lines, too_much = ["GiB     process / role and what it holds"], []
     gpu_gib = config.actors.gpu_gib or _gpu_gib_here()

@@ -19,8 +19,8 @@ from itercomp_rl.items import (
     Rollout,
     RolloutOrder,
 )
-from itercomp_rl.loop.crew import POOLED, make_crews
 from itercomp_rl.loop.roles import Advance, Team
+from itercomp_rl.loop.worker_pool import POOLED, make_pools
 from itercomp_rl.plan import Plan
 from itercomp_rl.store.kinds import GRADES, LOSSES, RANKINGS
 
@@ -71,7 +71,7 @@ class SimulatedTeam:
                 held.setdefault(name.rpartition("-")[0], {})[name] = _Member(self.processes[label])
         self._rewards = held["reward_learner"]
         self._ranks = [member.process for member in held["policy_learner"].values()]
-        self._crews = make_crews(plan.config.actors, {kind: list(held[kind].values()) for kind in POOLED})
+        self._pools = make_pools(plan.config.actors, {kind: list(held[kind].values()) for kind in POOLED})
         self.members = {kind: len(members) for kind, members in held.items()}
         self.members["reward_learner"] = len({id(member.process) for member in self._rewards.values()})
         self.busy_s = dict.fromkeys(self.members, 0.0)
@@ -99,15 +99,15 @@ class SimulatedTeam:
         return seconds * self._random.uniform(1 - spread, 1 + spread) if spread else seconds
 
     async def _pooled(self, kind: str, seconds: Callable[[_Member], float]) -> None:
-        crew = self._crews[kind]
-        member = await crew.get(kind)
+        pool = self._pools[kind]
+        member = await pool.get(kind)
         try:
             await self.order()
             spent = self.drawn(seconds(member))
             self.busy_s[kind] += spent
             await member.process.work(spent)
         finally:
-            crew.put(kind, member)
+            pool.put(kind, member)
 
     async def draw(self, order: DrawOrder) -> None:
         await self._pooled("sampler", lambda _: self._times.draw_s(order.model, len(order.prompts)))

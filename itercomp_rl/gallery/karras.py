@@ -1,4 +1,4 @@
-"""DPM++ 2M at Karras noise levels, the sampler of RPG and Omost, for any diffusion checkpoint."""
+"""DPM++ 2M at Karras noise levels, the scheduler of RPG and Omost, for any diffusion checkpoint."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From a guided network and seeds to finished images, with whichever sampler a gallery member names."""
+"""From a guided network and seeds to finished images, with whichever scheduler a gallery member names."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def sample(
 ) -> np.ndarray:
     """Images uint8 [B, H, W, 3], one per seed, each from its own generator.
 
-    start: clean latents [B, C, H, W] under the first noise; KARRAS only, other samplers begin at noise alone.
+    start: clean latents [B, C, H, W] under the first noise; KARRAS only, other schedulers begin at noise alone.
     """
     generators = image_generators(seeds)
     noise = policy.start_latents(generators)

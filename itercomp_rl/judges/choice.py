@@ -7,10 +7,10 @@ from itercomp_rl.config.schema import Config
 from itercomp_rl.judges.oracle import OracleScorer
 from itercomp_rl.judges.rank_files import RankFileJudge, load_ranks
 from itercomp_rl.judges.reward import RewardScorer
-from itercomp_rl.judges.scoring import ByScore, GroupJudge, Scorer
+from itercomp_rl.judges.scoring import ByScore, GroupJudge, ImageScorer
 
 
-def open_scorer(kind: str, config: Config, device: torch.device) -> Scorer:
+def open_scorer(kind: str, config: Config, device: torch.device) -> ImageScorer:
     """The scorer of a name in SCORERS."""
     if kind == "oracle":
         return OracleScorer()

@@ -17,7 +17,7 @@ def grades(images: NDArray[np.uint8], prompts: list[Prompt]) -> list[dict[str, G
 
 
 class OracleScorer:
-    """The oracle as a Scorer; every prompt must be of the embedded world's language."""
+    """The oracle as a ImageScorer; every prompt must be of the embedded world's language."""
 
     def score(self, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Score]]:
         return [

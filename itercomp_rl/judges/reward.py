@@ -24,7 +24,7 @@ def place_newcomers(
 
 
 class RewardScorer:
-    """Fixed reward models as a Scorer: one per aspect, none of them learned in this run.
+    """Fixed reward models as a ImageScorer: one per aspect, none of them learned in this run.
 
     A score is a standardised reward; an image passes above 0, the mean of the images that its model was calibrated on.
     """

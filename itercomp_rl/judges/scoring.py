@@ -20,7 +20,7 @@ class Score:
     passed: bool
 
 
-class Scorer(Protocol):
+class ImageScorer(Protocol):
     """Scores images one by one; a higher value is better, scales differ between scorers."""
 
     def score(self, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Score]]:
@@ -39,7 +39,7 @@ class GroupJudge(Protocol):
 class ByScore:
     """A GroupJudge that ranks by falling score; equal scores are tied."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: ImageScorer) -> None:
         self._scorer = scorer
 
     def judge(self, prompt: Prompt, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, Judged]:

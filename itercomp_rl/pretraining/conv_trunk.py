@@ -21,7 +21,7 @@ from itercomp_rl.pretraining.trunk import NUM_WAYS, CaptionTable, Source, pictur
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.preference import preference_loss
 from itercomp_rl.shapes.models import MAX_TOKENS
-from itercomp_rl.shapes.render import PALETTE, SIZE, Layout, place, render
+from itercomp_rl.shapes.render import PALETTE, SIZE, Placement, place, render
 from itercomp_rl.shapes.scenes import COLOURS, NON_SPATIAL, SHAPES, SPATIAL, Scene, Thing, one_aspect_wrong
 
 log = logging.getLogger(__name__)
@@ -208,12 +208,12 @@ def clean_and_spoilt(
     return clean, torch.stack(spoilt)[way, torch.arange(len(scenes))]
 
 
-def _pixels(scenes: list[Scene], layouts: list[Layout]) -> Tensor:
+def _pixels(scenes: list[Scene], layouts: list[Placement]) -> Tensor:
     return torch.from_numpy(render(scenes, layouts)).permute(0, 3, 1, 2).float() / 255
 
 
 def _mixed(
-    clean: Tensor, scenes: list[Scene], layouts: list[Layout], rng: np.random.Generator, generator: torch.Generator
+    clean: Tensor, scenes: list[Scene], layouts: list[Placement], rng: np.random.Generator, generator: torch.Generator
 ) -> Tensor:
     """With soft-edged patches of another scene in the same layout, or an even haze of it for 3 in 10."""
     untied = [scene.relation == "tied" and rng.random() < 0.5 for scene in scenes]

@@ -61,7 +61,7 @@ def picture(pixels: NDArray[np.uint8], alt: str, title: str, lines: Sequence[str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class HeldOutImage:
     """One held-out image of a model, where it lies and how it was graded."""
 
     prompt: Prompt
@@ -76,10 +76,10 @@ class Drawn:
         return float(np.mean(list(self.grades.values())))
 
 
-class Held:
+class HeldOutImages:
     """The held-out images of a run, model by model; every model drew the same prompts with the same seeds.
 
-    Segments that not every model has (a run under way, work that was set aside) are left out.
+    Segments that not every model has (a run under way, prompts that were skipped) are left out.
     """
 
     def __init__(self, store: Store, plan: Plan) -> None:
@@ -94,7 +94,7 @@ class Held:
         orders = self._plan.evaluation_orders(model)
         return {number for number, order in enumerate(orders) if self._store.has(GRADES, order.id)}
 
-    def drawn(self, model: ModelRef) -> list[Drawn]:
+    def drawn(self, model: ModelRef) -> list[HeldOutImage]:
         """Every image of a model with its grades."""
         found = []
         for number, order in enumerate(self._plan.evaluation_orders(model)):
@@ -103,10 +103,10 @@ class Held:
             rows = self._store.get(GRADES, order.id).attrs["rows"]
             for i, (prompt, seed, row) in enumerate(zip(order.prompts, order.seeds, rows, strict=True)):
                 grades = {aspect: float(grade[0]) for aspect, grade in row["grades"].items()}
-                found.append(Drawn(prompt=prompt, seed=seed, segment=order.id, row=i, grades=grades))
+                found.append(HeldOutImage(prompt=prompt, seed=seed, segment=order.id, row=i, grades=grades))
         return found
 
-    def picture(self, model: ModelRef, one: Drawn) -> Picture:
+    def picture(self, model: ModelRef, one: HeldOutImage) -> Picture:
         """The image itself."""
         if one.segment not in self._kept:
             if len(self._kept) > 8:
@@ -122,7 +122,7 @@ def title_of(model: ModelRef) -> str:
     return "base" if model.version is None else f"round {model.version + 1}"
 
 
-def before_and_after(held: Held, num: int) -> list[Row]:
+def before_and_after(held: HeldOutImages, num: int) -> list[Row]:
     """`num` held-out prompts of every kind, drawn from one seed each by the base and after every round."""
     columns = [held.drawn(model) for model in held.models]
     if not columns or not columns[0]:
@@ -137,7 +137,7 @@ def before_and_after(held: Held, num: int) -> list[Row]:
     ]
 
 
-def worst_regressions(held: Held, num: int) -> list[Row]:
+def worst_regressions(held: HeldOutImages, num: int) -> list[Row]:
     """The prompts, each once, whose image lost most between the base and the last round, and LEAST_LOSS at least."""
     if len(held.models) < 2:
         return []

@@ -20,8 +20,8 @@ METADATA = "metadata.jsonl"  # the name that Hugging Face datasets looks for bes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One image and what is known of it: Sample(key="base-00000-00003", png=b"...", facts={"text": "a red ..."})."""
+class ExportedImage:
+    """One image and its facts: ExportedImage(key="base-00000-00003", png=b"...", facts={"text": "a red ..."})."""
 
     key: str
     png: bytes
@@ -48,13 +48,13 @@ def export_images(store: Store, kind: str, folder: Path, form: str) -> int:
         return sum(write(partial, id_, _samples(store, kind, id_)) for id_ in ids)
 
 
-def _samples(store: Store, kind: str, id_: str) -> Iterator[Sample]:
+def _samples(store: Store, kind: str, id_: str) -> Iterator[ExportedImage]:
     record = store.get(kind, id_)
     attrs = {name: record.attrs[name] for name in ("round", "model", "checkpoint", "policy_version", "num_steps")}
     rows = zip(record.arrays["images"], record.arrays["seeds"].tolist(), record.attrs["prompts"], strict=True)
     for row, (image, seed, prompt) in enumerate(rows):
         facts = {"text": prompt["text"], "prompt": prompt["id"], "aspects": prompt["aspects"], "seed": seed, **attrs}
-        yield Sample(key=f"{id_}-{row:05d}", png=_png(image), facts=facts)
+        yield ExportedImage(key=f"{id_}-{row:05d}", png=_png(image), facts=facts)
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -63,7 +63,7 @@ def _png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_pngs(folder: Path, id_: str, samples: Iterator[Sample]) -> int:
+def _write_pngs(folder: Path, id_: str, samples: Iterator[ExportedImage]) -> int:
     count = 0
     with (folder / METADATA).open("a", encoding="utf-8") as lines:
         for sample in samples:
@@ -74,7 +74,7 @@ def _write_pngs(folder: Path, id_: str, samples: Iterator[Sample]) -> int:
     return count
 
 
-def _write_tar(folder: Path, id_: str, samples: Iterator[Sample]) -> int:
+def _write_tar(folder: Path, id_: str, samples: Iterator[ExportedImage]) -> int:
     count = 0
     with tarfile.open(folder / f"{id_}.tar", "w") as tar:
         for sample in samples:

@@ -22,14 +22,14 @@ PALETTE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Centres and radii in pixels: Layout((8.0, 16.0, 5.5), (24.0, 16.0, 5.5)) as (x, y, radius), first then second."""
+class Placement:
+    """(x, y, radius) in pixels, first and second: Placement((8.0, 16.0, 5.5), (24.0, 16.0, 5.5))."""
 
     first: tuple[float, float, float]
     second: tuple[float, float, float]
 
 
-def place(scene: Scene, rng: np.random.Generator, freedom: float = 1.0) -> Layout:
+def place(scene: Scene, rng: np.random.Generator, freedom: float = 1.0) -> Placement:
     """A layout in which `scene` holds; `freedom` in [0,1] scales every jitter.
 
     The side is drawn where the relation leaves it open.
@@ -42,7 +42,7 @@ def place(scene: Scene, rng: np.random.Generator, freedom: float = 1.0) -> Layou
     if scene.relation == "inside":
         x, y = 16 + jitter(2.0), 16 + jitter(2.0)
         lower = 2.5 if scene.second.shape == "triangle" else 0.0  # a triangle is wide enough only below its middle
-        return Layout((x + jitter(1.0), y + lower + jitter(1.0), 4.4 + jitter(0.4)), (x, y, 12.0 + jitter(1.0)))
+        return Placement((x + jitter(1.0), y + lower + jitter(1.0), 4.4 + jitter(0.4)), (x, y, 12.0 + jitter(1.0)))
     # The second object lies at `angle` from the first: 0 = to the right of it, a quarter turn = below it.
     turns = {"left": 0, "above": 1, "right": 2, "below": 3}.get(scene.relation)
     if turns is None:
@@ -55,7 +55,7 @@ def place(scene: Scene, rng: np.random.Generator, freedom: float = 1.0) -> Layou
         half = 8.1 + jitter(0.5)
     dx, dy = half * float(np.cos(angle)), half * float(np.sin(angle))
     x, y = 16 + jitter(1.3), 16 + jitter(1.3)
-    return Layout((x - dx, y - dy, radius_a), (x + dx, y + dy, radius_b))
+    return Placement((x - dx, y - dy, radius_a), (x + dx, y + dy, radius_b))
 
 
 def _reach(shape: str, radius: float, turns: int) -> float:
@@ -65,7 +65,7 @@ def _reach(shape: str, radius: float, turns: int) -> float:
     return radius * (0.9 if shape == "square" else 1.0)
 
 
-def render(scenes: Sequence[Scene], layouts: Sequence[Layout]) -> NDArray[np.uint8]:
+def render(scenes: Sequence[Scene], layouts: Sequence[Placement]) -> NDArray[np.uint8]:
     """Pixels [N, SIZE, SIZE, 3], edges anti-aliased over one pixel; the first object lies on top of the second."""
     grid = np.arange(SIZE) + 0.5
     x, y = grid[None, None, :], grid[None, :, None]

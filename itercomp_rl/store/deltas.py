@@ -17,7 +17,7 @@ from itercomp_rl.store.chunks import digest
 from itercomp_rl.store.layout import JSON, WAY_OUT
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.weights import Version
-from itercomp_rl.store.writers import ALONE, Ranks
+from itercomp_rl.store.writers import ALONE, Writers
 
 BASE = "base_version"  # attrs key: the anchor that a part belongs to, which the collector keeps as long as the part
 
@@ -25,7 +25,7 @@ BASE = "base_version"  # attrs key: the anchor that a part belongs to, which the
 class DeltaPublisher:
     """Publishes the rising versions of one role; every `anchor_every`-th, and any that changed throughout, is whole."""
 
-    def __init__(self, store: Store, role: str, anchor_every: int, ranks: Ranks = ALONE) -> None:
+    def __init__(self, store: Store, role: str, anchor_every: int, ranks: Writers = ALONE) -> None:
         self._store, self._role, self._every, self._ranks = store, role, anchor_every, ranks
         self._anchor: int | None = None
         self._digests: dict[str, str] = {}

@@ -20,7 +20,7 @@ class ImageReader:
         self._set_aside: dict[str, frozenset[int]] = {}
 
     def is_drawn(self, ref: ImageRef) -> bool:
-        """Whether there is such an image: False where the row was set aside, as no sampler survived it."""
+        """Whether there is such an image: False where its prompt was skipped because it crashed every sampler."""
         if ref.segment not in self._set_aside:
             attrs = self._store.get(IMAGES, ref.segment, []).attrs
             self._set_aside[ref.segment] = frozenset(attrs.get("set_aside", ()))

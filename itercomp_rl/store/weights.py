@@ -24,7 +24,7 @@ from itercomp_rl.store.layout import (
     version_place,
 )
 from itercomp_rl.store.store import Store
-from itercomp_rl.store.writers import ALONE, Ranks
+from itercomp_rl.store.writers import ALONE, Writers
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -82,12 +82,12 @@ def publish(
     version: int,
     tensors: Mapping[str, torch.Tensor],
     attrs: Mapping[str, JSON],
-    ranks: Ranks = ALONE,
+    ranks: Writers = ALONE,
 ) -> Version:
     """Write the tensors as one version of a role and make it visible, all of it or nothing.
 
     An array holds the bytes, as the widest unsigned words that fit every dtype (u1, u2, u4): bfloat16 as its bits.
-    Ranks that call this together write an array each, all at once, of their own tensors; the first one's attrs count.
+    Writers that call this together write an array each, all at once, of their own tensors; the first one's attrs count.
     A version there already with the same tensors, by as many ranks, is left as it is.
     Args: attrs: lineage; an int `base_version` names the version of this role that a delta or LoRA needs, and keeps it.
     Raises: StoreError, on all ranks, if the version exists with other tensors, or the store cannot take one's part.
@@ -113,7 +113,7 @@ def _publish_together(
     place: Place,
     tensors: Mapping[str, torch.Tensor],
     attrs: Mapping[str, JSON],
-    ranks: Ranks,
+    ranks: Writers,
 ) -> tuple[Commit, str]:
     """The commit of a version and the checksum of what these ranks offered; each rank has written its part."""
     is_first = ranks.rank == 0
@@ -148,7 +148,7 @@ def _publish_together(
     return commit, _checksum(whole, [part["info"]["sha256"] for part in parts])
 
 
-def _all(ranks: Ranks, act: Callable[[], JSON]) -> list[Any]:  # Any: what the acts gave
+def _all(ranks: Writers, act: Callable[[], JSON]) -> list[Any]:  # Any: what the acts gave
     """What every rank's act gives. Raises: StoreError on all of them where one raises it: none is left waiting."""
     own: StoreError | None = None
     said: dict[str, JSON] = {}

@@ -6,7 +6,7 @@ from typing import Protocol
 from itercomp_rl.store.layout import JSON
 
 
-class Ranks(Protocol):
+class Writers(Protocol):
     """The ranks of one learner; all of them make the same calls in the same order."""
 
     @property

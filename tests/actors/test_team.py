@@ -9,11 +9,11 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from actors.stopping import stop_on_sigterm
-from actors.team import Gate, Limits, PolicyLearnerGroup, Pool, RemoteRole
+from actors.team import Gate, Limits, PolicyLearnerGroup, PooledRole, RemoteRole
 from itercomp_rl.errors import StoppedError, StuckError, WorkerDiedError
 from itercomp_rl.items import DrawOrder, ModelRef
-from itercomp_rl.loop.crew import Crew
 from itercomp_rl.loop.roles import Team
+from itercomp_rl.loop.worker_pool import WorkerPool
 
 
 class Member:
@@ -35,9 +35,9 @@ class Member:
         await self.is_back.wait()
 
 
-def pool_of(members: list[Member], max_retries: int) -> Pool:
-    crew: Any = Crew({"sampler": 0}, [{"sampler": member} for member in members])
-    return Pool(crew, "sampler", max_retries, Gate())
+def pool_of(members: list[Member], max_retries: int) -> PooledRole:
+    pool: Any = WorkerPool({"sampler": 0}, [{"sampler": member} for member in members])
+    return PooledRole(pool, "sampler", max_retries, Gate())
 
 
 def test_a_dead_member_gets_no_work_until_its_process_answers_again() -> None:

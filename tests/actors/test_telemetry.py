@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from actors.status import MeteredProgress, keep_utilisation
-from actors.team import Gate, Pool
+from actors.team import Gate, PooledRole
 from actors.telemetry import METRICS, RoleSize, RunMeter
-from itercomp_rl.loop.crew import Crew
+from itercomp_rl.loop.worker_pool import WorkerPool
 from itercomp_rl.observability.metrics import MetricsLog
 from itercomp_rl.observability.trackers import TrackedRun, Trackers
 
@@ -100,9 +100,9 @@ class Member:
         return order + 1
 
 
-def pool(kind: str, members: int, gate: Gate) -> Pool:
-    crew: Any = Crew({kind: 0}, [{kind: Member()} for _ in range(members)])
-    return Pool(crew, kind, 0, gate)
+def pool(kind: str, members: int, gate: Gate) -> PooledRole:
+    pool: Any = WorkerPool({kind: 0}, [{kind: Member()} for _ in range(members)])
+    return PooledRole(pool, kind, 0, gate)
 
 
 def test_orders_are_counted_as_long_as_they_take_and_shares_are_reported_to_the_end() -> None:

@@ -79,7 +79,7 @@ def test_its_models_are_known_and_its_sampler_is_the_familys(config: Config) -> 
     pipeline = architecture(config.policy.model).pipeline
     assert pipeline in FAMILIES
     is_flow = pipeline in ("StableDiffusion3Pipeline", "FluxPipeline")
-    assert config.policy.sampler in (("euler", "renoise") if is_flow else ("ddim", "ddpm"))
+    assert config.policy.scheduler in (("euler", "renoise") if is_flow else ("ddim", "ddpm"))
 
 
 def test_the_papers_settings_are_the_papers() -> None:
@@ -87,7 +87,7 @@ def test_the_papers_settings_are_the_papers() -> None:
     assert (policy.num_steps, policy.mid_low, policy.mid_high) == (40, 30, 39)
     assert (policy.batch, policy.updates, policy.loss_scale, policy.target) == (64, 200, 1e-3, 2.0)
     assert (policy.engine.lr, policy.engine.weight_decay, policy.engine.grad_clip) == (1e-5, 1e-2, 1.0)
-    assert (policy.size_px, policy.sampler, policy.rollout_guidance) == (512, "ddpm", None)
+    assert (policy.size_px, policy.scheduler, policy.rollout_guidance) == (512, "ddpm", None)
     assert (policy.grad_steps, policy.points_per_rollout, policy.pretraining_weight) == (1, 1, 0.0)
     assert policy.engine.ema > 0
     assert policy.lora.rank == 0

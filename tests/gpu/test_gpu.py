@@ -12,14 +12,14 @@ from torch import Tensor
 
 from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.denoise import image_generators
-from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
+from itercomp_rl.diffusion.encoded import EncodedPrompts, load_with_encoded_prompts
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step
 from itercomp_rl.errors import ConfigError
 from learners.engine.open import open_engine
 from learners.engine.rendezvous import join_group
 from learners.engine.spec import EngineSpec, Group
-from learners.ranks import GroupRanks
+from learners.writers import GroupWriters
 from tests.end_to_end.test_families import check_run, run_family
 from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 from tests.parts.engine_rank import SETTINGS, Net, train
@@ -66,13 +66,13 @@ def test_engines_on_a_gpu_train_as_the_plain_one_on_a_cpu(stage: int | None, dty
 def test_ranks_tell_each_other_json_over_nccl() -> None:
     group = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="nccl")
     join_group(group)
-    assert GroupRanks(group, GPU).exchange({"layer.é": [1, None]}) == [{"layer.é": [1, None]}]
+    assert GroupWriters(group, GPU).exchange({"layer.é": [1, None]}) == [{"layer.é": [1, None]}]
 
 
 def feedback_gradient(folder: Path, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
     """Latents after two steps without gradient, and the gradient of a loss on the image that the third predicts."""
     encoded = EncodedPrompts()
-    policy = load_told(folder, PROMPTS, encoded, dtype="fp32", device=device, resolution_px=16)
+    policy = load_with_encoded_prompts(folder, PROMPTS, encoded, dtype="fp32", device=device, resolution_px=16)
     policy.trainable.requires_grad_(True)
     cond, schedule = encoded.of(PROMPTS, device), policy.schedule(4)
     generators = image_generators([1, 2])

@@ -102,7 +102,7 @@ def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_images_points_are_different_steps_and_each_image_is_walked_once(
     sd: Path, store: Store, tmp_path: Path
 ) -> None:
-    config = settings(sd, "policy.points_per_rollout=3", "policy.sampler=ddpm")
+    config = settings(sd, "policy.points_per_rollout=3", "policy.scheduler=ddpm")
     learner = opened(config, store, order(1), tmp_path)
     rollout = rolled(config, store, 0, number=1)
     assert rollout.latents.shape == (3, 2, 4, 16, 16)
@@ -171,7 +171,7 @@ def test_recomputed_activations_and_an_adapter_learn_the_same(
         config = settings(
             model,
             "policy.lora.rank=2",
-            f"policy.sampler={sampler}",
+            f"policy.scheduler={sampler}",
             f"policy.gradient_checkpointing={recompute}",
         )
         role = f"{make.__name__}-{number}"
@@ -214,7 +214,7 @@ def test_draft_walks_the_last_steps_with_gradient(sd: Path, store: Store, tmp_pa
     norms = []
     for number, mid, steps in ((13, 5, 1), (14, 3, 3)):
         config = settings(
-            sd, f"policy.mid_low={mid}", f"policy.mid_high={mid}", f"policy.grad_steps={steps}", "policy.sampler=ddpm"
+            sd, f"policy.mid_low={mid}", f"policy.mid_high={mid}", f"policy.grad_steps={steps}", "policy.scheduler=ddpm"
         )
         learner = opened(config, store, order(number), tmp_path / str(number))
         norms.append(learner.update(0, [rolled(config, store, 0, number=number)])["grad_norm"])

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Diffusion
+from itercomp_rl.gallery.instance_diffusion.denoiser import gate_scales, multi_instance_sample, plms_timesteps
 from itercomp_rl.gallery.instance_diffusion.layers import GatedSelfAttention, ScaleU
-from itercomp_rl.gallery.instance_diffusion.sampler import gate_scales, multi_instance_sample, plms_timesteps
 from itercomp_rl.gallery.instance_diffusion.unifusion import Instances, UniFusion, fourier_features
 
 

@@ -56,10 +56,10 @@ class LocalTeam:
     async def draw(self, order: DrawOrder) -> None:
         await self.pause()
         assert (order.kind, order.id) not in self.done, "an image group was drawn twice"
-        if {prompt.id for i, prompt in enumerate(order.prompts) if i not in order.set_aside} & self.deadly:
+        if {prompt.id for i, prompt in enumerate(order.prompts) if i not in order.skipped} & self.deadly:
             raise WorkerDiedError(f"sampler-0 died while it had to draw {order.kind}/{order.id}")
-        if order.set_aside:
-            self.set_aside[order.id] = order.set_aside
+        if order.skipped:
+            self.set_aside[order.id] = order.skipped
         self.done.add((order.kind, order.id))
         self.events.append(f"draw {order.kind} {order.id}")
 

@@ -200,7 +200,7 @@ class OneProcessRun:
         return next((kill for kill in self.kills if kill.is_due(role, self.moment)), None)
 
     def kills_sampler(self, order: DrawOrder) -> bool:
-        rows = [prompt for row, prompt in enumerate(order.prompts) if row not in order.set_aside]
+        rows = [prompt for row, prompt in enumerate(order.prompts) if row not in order.skipped]
         return any((order.model.name, prompt.id) in self.deadly for prompt in rows)
 
     @contextmanager

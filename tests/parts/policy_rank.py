@@ -29,7 +29,7 @@ def settings(folder: Path, *overrides: str) -> Config:
             f"policy.model={folder}/sdxl",
             "policy.size_px=32",
             "policy.num_steps=6",
-            "policy.sampler=ddpm",
+            "policy.scheduler=ddpm",
             "policy.batch=4",
             "policy.rollout_batch=1",
             "policy.points_per_rollout=2",

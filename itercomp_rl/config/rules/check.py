@@ -64,7 +64,7 @@ def _counts(config: Config) -> None:
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
         "evaluation.denoising_images": config.evaluation.denoising_images,
         "actors.max_retries": config.actors.max_retries,
-        "actors.max_set_aside": config.actors.max_set_aside,
+        "actors.max_skipped_prompts": config.actors.max_skipped_prompts,
         "actors.grace_s": config.actors.grace_s,
         "gallery.rounds_ahead": config.gallery.rounds_ahead,
         "judge.margin": config.judge.margin,

@@ -59,7 +59,7 @@ def _planned(key: str, member: MemberConfig, planners: Mapping[str, PlannerConfi
             member.grounding,
             "must name the file of InstanceDiffusion's layers",
         )
-        require(member.scheduler is None, f"{key}.scheduler", member.scheduler, "the system has a sampler of its own")
+        require(member.scheduler is None, f"{key}.scheduler", member.scheduler, "the system has a scheduler of its own")
     else:
         require(
             member.grounding is None, f"{key}.grounding", member.grounding, "is for system instance_diffusion alone"

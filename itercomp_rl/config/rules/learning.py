@@ -50,7 +50,7 @@ def _reward(config: Config) -> None:
 def _policy(config: Config) -> None:
     policy = config.policy
     one_of("policy.start_from", policy.start_from, ("previous", "base"))
-    one_of("policy.sampler", policy.sampler, ("ddim", "ddpm", "euler", "renoise"))
+    one_of("policy.scheduler", policy.scheduler, ("ddim", "ddpm", "euler", "renoise"))
     require(
         0 <= policy.mid_low <= policy.mid_high < policy.num_steps,
         "policy.mid_low..mid_high",

@@ -45,8 +45,8 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """What to draw: Picture(prompt="a cup beside a plate", instances=(Instance(...), Instance(...)))."""
+class InstancePicture:
+    """What to draw: InstancePicture(prompt="a cup beside a plate", instances=(Instance(...), Instance(...)))."""
 
     prompt: str
     instances: tuple[Instance, ...]
@@ -59,9 +59,11 @@ class Picture:
             )
 
 
-def picture_of(layout: Layout) -> Picture:
+def picture_of(layout: Layout) -> InstancePicture:
     """A planner's boxes as instances."""
-    return Picture(prompt=layout.prompt, instances=tuple(Instance(phrase=box.phrase, box=box) for box in layout.boxes))
+    return InstancePicture(
+        prompt=layout.prompt, instances=tuple(Instance(phrase=box.phrase, box=box) for box in layout.boxes)
+    )
 
 
 def instance_tensors(

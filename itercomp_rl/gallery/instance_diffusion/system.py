@@ -14,9 +14,9 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.backbone import Backbones
 from itercomp_rl.gallery.grounded_prompt import pooled_phrases
 from itercomp_rl.gallery.instance_diffusion.checkpoint import load_layers
-from itercomp_rl.gallery.instance_diffusion.instances import Instance, Picture, instance_tensors, picture_of
+from itercomp_rl.gallery.instance_diffusion.denoiser import multi_instance_sample
+from itercomp_rl.gallery.instance_diffusion.instances import Instance, InstancePicture, instance_tensors, picture_of
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
-from itercomp_rl.gallery.instance_diffusion.sampler import multi_instance_sample
 from itercomp_rl.gallery.planning.planners import Planners
 from itercomp_rl.gallery.sampling import refuse_vain_negative
 from itercomp_rl.gallery.system import Drawn
@@ -45,9 +45,9 @@ class InstanceDiffusion:
                 f"gallery.members.{model.name}.model is {model.checkpoint!r}: system 'instance_diffusion' needs a "
                 "Stable Diffusion 1 checkpoint"
             )
-        sampler = InstanceSampler(policy, self._layers(model, policy))
+        denoiser = InstanceDenoiser(policy, self._layers(model, policy))
         pictures = [picture_of(layout) for layout, _ in planned]
-        images = sampler.draw(pictures, seeds, model.num_steps, guidance=model.guidance, negative=model.negative)
+        images = denoiser.draw(pictures, seeds, model.num_steps, guidance=model.guidance, negative=model.negative)
         return Drawn(images=images, notes=tuple(note for _, note in planned))
 
     def _layers(self, model: ModelRef, policy: Policy) -> InstanceLayers:
@@ -68,7 +68,7 @@ def _check(model: ModelRef) -> None:
         )
 
 
-class InstanceSampler:
+class InstanceDenoiser:
     """Draws pictures with one policy and one set of layers, which are part of the UNet only while it draws."""
 
     def __init__(self, policy: Policy, layers: InstanceLayers, *, max_rows: int = 32) -> None:
@@ -78,7 +78,7 @@ class InstanceSampler:
     @torch.no_grad()
     def draw(
         self,
-        pictures: Sequence[Picture],
+        pictures: Sequence[InstancePicture],
         seeds: Sequence[int],
         num_steps: int,
         *,
@@ -124,7 +124,7 @@ class _Noise:
         self,
         policy: Policy,
         layers: InstanceLayers,
-        pictures: Sequence[Picture],
+        pictures: Sequence[InstancePicture],
         guidance: float,
         negative: str,
         max_rows: int,
@@ -139,7 +139,7 @@ class _Noise:
         self._no_objects = self._fused(())
 
     def __call__(self, latents: Tensor, timestep: int, rows: Sequence[tuple[int, int]], gate: float) -> Tensor:
-        """As sampler.NoiseOf says, with at most `max_rows` rows at a time."""
+        """As denoiser.NoiseOf says, with at most `max_rows` rows at a time."""
         self._layers.set_gates(gate)
         picked = [self._row[place] for place in rows]
         parts = [
@@ -190,6 +190,6 @@ class _Noise:
         return net(instances.to(self._policy.device, torch.float32))
 
 
-def _inputs(picture: Picture) -> list[tuple[str, tuple[Instance, ...]]]:
+def _inputs(picture: InstancePicture) -> list[tuple[str, tuple[Instance, ...]]]:
     """Prompt and instances of the whole picture, then of each instance in a picture of its own."""
     return [(picture.prompt, picture.instances), *((one.phrase, (one,)) for one in picture.instances)]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itercomp_rl.diffusion.sd import StableDiffusion
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.backbone import Backbones
-from itercomp_rl.gallery.lmd.sampler import LmdSampler, LmdSettings
+from itercomp_rl.gallery.lmd.denoiser import LmdDenoiser, LmdSettings
 from itercomp_rl.gallery.planning.planners import Planners
 from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import ModelRef
@@ -27,7 +27,7 @@ class Lmd:
                 "Stable Diffusion 1 or 2, or of GLIGEN"
             )
         settings = LmdSettings(scale=model.attention_scale, reference_weight=model.reference_weight)
-        images, unseen = LmdSampler(policy, settings).draw(
+        images, unseen = LmdDenoiser(policy, settings).draw(
             [layout for layout, _ in planned],
             seeds,
             model.num_steps,

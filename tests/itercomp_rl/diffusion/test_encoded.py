@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from itercomp_rl.diffusion.encoded import EncodedPrompts, load_told
+from itercomp_rl.diffusion.encoded import EncodedPrompts, load_with_encoded_prompts
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.errors import ConfigError
@@ -17,7 +17,7 @@ PROMPTS = ["a red cup", "the dog on a box", "a cat"]
 
 
 def told(folder: Path, prompts: list[str], encoded: EncodedPrompts) -> Policy:
-    return load_told(folder, prompts, encoded, dtype="fp32", device=CPU, resolution_px=16)
+    return load_with_encoded_prompts(folder, prompts, encoded, dtype="fp32", device=CPU, resolution_px=16)
 
 
 def test_prompts_are_told_as_the_whole_policy_tells_them_and_the_encoders_are_gone(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from itercomp_rl.diffusion.checkpoint import SAMPLERS, WEIGHTS_NEEDED, check_checkpoint, check_sampler
+from itercomp_rl.diffusion.checkpoint import SCHEDULERS, WEIGHTS_NEEDED, check_checkpoint, check_scheduler
 from itercomp_rl.diffusion.family import FAMILIES, load_policy
 from itercomp_rl.errors import CheckpointError, ConfigError
 from tests.parts.checkpoints import make_sd
@@ -20,13 +20,13 @@ def test_the_quick_check_and_the_loader_know_the_same_families() -> None:
 
 def test_the_quick_check_and_the_families_know_the_same_samplers(folders: dict[str, Path], family: str) -> None:
     policy = load_policy(folders[family], resolution_px=16)
-    assert SAMPLERS[type(policy.pipeline).__name__] == policy.process.kinds
+    assert SCHEDULERS[type(policy.pipeline).__name__] == policy.process.kinds
 
 
 def test_a_sampler_of_another_noise_process_is_refused_before_anything_is_loaded() -> None:
-    check_sampler("FluxPipeline", "renoise")
-    with pytest.raises(ConfigError, match="policy.sampler is 'ddim' and policy.model a FluxPipeline: must be euler or"):
-        check_sampler("FluxPipeline", "ddim")
+    check_scheduler("FluxPipeline", "renoise")
+    with pytest.raises(ConfigError, match="policy.scheduler is 'ddim' and policy.model a FluxPipeline: must be euler"):
+        check_scheduler("FluxPipeline", "ddim")
 
 
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])

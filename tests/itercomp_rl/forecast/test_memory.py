@@ -16,7 +16,7 @@ from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.forecast.machine import ram_bytes
-from itercomp_rl.forecast.memory import GIB, Need, Place, check_memory, need, reward_sizes
+from itercomp_rl.forecast.memory import GIB, Need, ProcessNeed, check_memory, need, reward_sizes
 from itercomp_rl.forecast.model_sizes import KNOWN, kept_bytes, num_params, sizes
 from itercomp_rl.reward.checkpoint import load_reward
 from tests.itercomp_rl.gallery.planning.test_planners import make_chat
@@ -163,7 +163,7 @@ def test_the_models_of_t2i_compbench_count_where_it_judges(tmp_path: Path) -> No
 def test_learners_in_one_process_take_turns() -> None:
     def place(*needs: tuple[str, int]) -> int:
         roles = tuple(Need(role=role, parts={"x": size * GIB}) for role, size in needs)
-        return Place(label="a", gpus=0, needs=roles).total - Place(label="a", gpus=0, needs=()).total
+        return ProcessNeed(label="a", gpus=0, needs=roles).total - ProcessNeed(label="a", gpus=0, needs=()).total
 
     assert place(("policy_learner-0", 5), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 6 * GIB
     assert place(("policy_learner-0", 3), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 5 * GIB

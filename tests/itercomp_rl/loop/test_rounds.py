@@ -183,21 +183,21 @@ def test_no_member_is_drawn_further_ahead_than_rounds_ahead() -> None:
     assert team.events.index("policy 0") < late < team.events.index("policy 1")
 
 
-def test_a_prompt_that_no_sampler_survives_is_set_aside_and_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_prompt_that_no_sampler_survives_is_skipped_and_named(caplog: pytest.LogCaptureFixture) -> None:
     team, plan = LocalTeam(0), small("run.rounds=1", "gallery.segment=20")
     bad = plan.gallery_prompts[23]
     team.deadly = frozenset({bad.id})
     play(team, plan)
     assert team.set_aside == {f"{model}-00001": (3,) for model in plan.config.gallery.members}
-    assert caplog.text.count("set aside") == 3
+    assert caplog.text.count("skipped prompt") == 3
     assert repr(bad.text) in caplog.text
 
 
-def test_more_deadly_prompts_than_may_be_set_aside_end_the_run() -> None:
-    team, plan = LocalTeam(0), small("run.rounds=1", "actors.max_set_aside=2")
+def test_more_deadly_prompts_than_may_be_skipped_end_the_run() -> None:
+    team, plan = LocalTeam(0), small("run.rounds=1", "actors.max_skipped_prompts=2")
     team.deadly = frozenset(prompt.id for prompt in plan.gallery_prompts[:3])
     with pytest.raises(
-        WorkerDiedError, match="prompt number 3 that no sampler survives, and actors.max_set_aside is 2"
+        WorkerDiedError, match="prompt number 3 that no sampler survives, and actors.max_skipped_prompts is 2"
     ):
         play(team, plan)
 

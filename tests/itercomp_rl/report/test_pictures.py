@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from itercomp_rl.report.images import held_out_images
-from itercomp_rl.report.pictures import Held, before_and_after, picture, spread, winners_and_losers, worst_regressions
+from itercomp_rl.report.pictures import (
+    HeldOutImages,
+    before_and_after,
+    picture,
+    spread,
+    winners_and_losers,
+    worst_regressions,
+)
 from tests.parts.report_of_a_run import HandMade
 
 
@@ -30,7 +37,7 @@ def test_large_pictures_are_scaled_down() -> None:
 
 
 def test_before_and_after_show_the_same_prompt_and_seed_of_each_version(hand_made: HandMade) -> None:
-    rows = before_and_after(Held(hand_made.store, hand_made.plan), 4)
+    rows = before_and_after(HeldOutImages(hand_made.store, hand_made.plan), 4)
     assert len(rows) == 4
     assert len({row.prompt for row in rows}) == 4
     for row in rows:
@@ -42,7 +49,7 @@ def test_before_and_after_show_the_same_prompt_and_seed_of_each_version(hand_mad
 
 
 def test_worst_regressions_are_those_that_lost_each_prompt_once(hand_made: HandMade) -> None:
-    rows = worst_regressions(Held(hand_made.store, hand_made.plan), 8)
+    rows = worst_regressions(HeldOutImages(hand_made.store, hand_made.plan), 8)
     lost = [hand_made.plan.evaluation_orders(hand_made.plan.policy(-1))[0].prompts[i].text for i in (3, 5)]
     assert [row.prompt for row in rows] == list(dict.fromkeys(lost))
     assert all("0.25 → 0.00" in row.note for row in rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from itercomp_rl.shapes.oracle import Grade, grade, objects, off_palette
-from itercomp_rl.shapes.render import BACKGROUND, PALETTE, SIZE, Layout, place, render
+from itercomp_rl.shapes.render import BACKGROUND, PALETTE, SIZE, Placement, place, render
 from itercomp_rl.shapes.scenes import COLOURS, NON_SPATIAL, RELATIONS, SHAPES, SPATIAL, SPLITS, Scene, Thing, World
 
 RED_CIRCLE, BLUE_SQUARE = Thing("red", "circle"), Thing("blue", "square")
@@ -193,7 +193,7 @@ def test_a_third_object_fails_attribute_and_leaves_the_relation(colour: str) -> 
 def test_the_spatial_grade_does_not_depend_on_the_shapes() -> None:
     scene = Scene("above", RED_CIRCLE, BLUE_SQUARE)
     swapped = Scene("above", Thing("red", "square"), Thing("blue", "circle"))
-    layout = Layout((15.0, 8.0, 5.0), (17.0, 24.0, 5.5))
+    layout = Placement((15.0, 8.0, 5.0), (17.0, 24.0, 5.5))
     image, other = render([scene, swapped], [layout, layout])
     assert grade(image, scene)["spatial"] == grade(image, swapped)["spatial"]
     assert grade(other, scene)["spatial"].score == pytest.approx(grade(image, scene)["spatial"].score, abs=0.02)
@@ -216,7 +216,7 @@ SMALL = 2 / 0.9
 
 def two_squares(relation: str, dx: float, dy: float) -> dict[str, Grade]:
     scene = Scene(relation, Thing("red", "square"), Thing("blue", "square"))
-    return grade(render([scene], [Layout((9.0, 9.0, SMALL), (9.0 + dx, 9.0 + dy, SMALL))])[0], scene)
+    return grade(render([scene], [Placement((9.0, 9.0, SMALL), (9.0 + dx, 9.0 + dy, SMALL))])[0], scene)
 
 
 @pytest.mark.parametrize(
@@ -246,13 +246,13 @@ def test_two_squares_touch_up_to_two_pixels_and_are_tied_by_a_line_from_three_on
 def test_without_a_line_nothing_is_tied() -> None:
     scene = Scene("and", Thing("red", "square"), Thing("blue", "square"))
     for gap in range(12):
-        image = render([scene], [Layout((9.0, 9.0, SMALL), (13.0 + gap, 9.0, SMALL))])[0]
+        image = render([scene], [Placement((9.0, 9.0, SMALL), (13.0 + gap, 9.0, SMALL))])[0]
         assert not grade(image, replace(scene, relation="tied"))["non_spatial"].passed
 
 
 def test_a_broken_line_does_not_tie() -> None:
     scene = Scene("tied", RED_CIRCLE, BLUE_SQUARE)
-    image = render([scene], [Layout((7.0, 16.0, 5.0), (25.0, 16.0, 5.0))])[0]
+    image = render([scene], [Placement((7.0, 16.0, 5.0), (25.0, 16.0, 5.0))])[0]
     assert grade(image, scene)["non_spatial"].passed
     image[:, 15:18] = BACKGROUND
     assert not grade(image, scene)["non_spatial"].passed
@@ -261,7 +261,7 @@ def test_a_broken_line_does_not_tie() -> None:
 @pytest.mark.parametrize("outer", SHAPES)
 def test_inside_fades_as_the_inner_object_moves_out(outer: str) -> None:
     scene = Scene("inside", Thing("red", "circle"), Thing("blue", outer))
-    steps = [Layout((16.0 + dx, 16.0, 4.0), (16.0, 16.0, 9.0)) for dx in (0, 3, 6, 9, 12)]
+    steps = [Placement((16.0 + dx, 16.0, 4.0), (16.0, 16.0, 9.0)) for dx in (0, 3, 6, 9, 12)]
     found = [grade(image, scene)["non_spatial"] for image in render([scene] * 5, steps)]
     assert found[0] == Grade(1.0, True)
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
@@ -270,7 +270,7 @@ def test_inside_fades_as_the_inner_object_moves_out(outer: str) -> None:
 
 def test_a_cross_cut_in_four_by_what_lies_on_it_is_one_object() -> None:
     scene = Scene("inside", Thing("red", "circle"), Thing("blue", "cross"))
-    image = render([scene], [Layout((16.0, 16.0, 5.6), (16.0, 16.0, 12.0))])[0]
+    image = render([scene], [Placement((16.0, 16.0, 5.6), (16.0, 16.0, 12.0))])[0]
     parts = np.zeros((SIZE, SIZE), int)
     ndimage.label(np.abs(image.astype(int) - PALETTE["blue"]).sum(-1) < 30, output=parts)
     assert parts.max() == 4
@@ -299,7 +299,7 @@ def test_what_is_found_is_what_was_drawn() -> None:
 def test_off_palette_counts_the_pixels_of_no_colour_of_the_world() -> None:
     scenes, images = drawn(1.0)
     assert max(off_palette(image) for image in images[::4]) < 0.01
-    spoilt = render([scenes[0]], [Layout((-40.0, -40.0, 1.0), (-40.0, -40.0, 1.0))])[0]
+    spoilt = render([scenes[0]], [Placement((-40.0, -40.0, 1.0), (-40.0, -40.0, 1.0))])[0]
     spoilt[4:12, 4:12] = (0, 255, 0)
     assert off_palette(spoilt) == 64 / SIZE**2
 

@@ -12,7 +12,7 @@ from itercomp_rl.shapes.render import (
     LINE,
     PALETTE,
     SIZE,
-    Layout,
+    Placement,
     place,
     render,
     shape_distance,
@@ -28,12 +28,12 @@ def some_scenes(seed: int, num: int = 200) -> list[Scene]:
     return [EVERY_SCENE[i] for i in rng.choice(len(EVERY_SCENE), num, replace=False)]
 
 
-def places(scenes: list[Scene], seed: int, freedom: float = 1.0) -> list[Layout]:
+def places(scenes: list[Scene], seed: int, freedom: float = 1.0) -> list[Placement]:
     rng = np.random.default_rng(seed)
     return [place(scene, rng, freedom) for scene in scenes]
 
 
-def distances(scene: Scene, layout: Layout) -> tuple[NDArray, NDArray]:
+def distances(scene: Scene, layout: Placement) -> tuple[NDArray, NDArray]:
     """Signed distances [SIZE, SIZE] of every pixel's centre from the edges of the first and the second object."""
     x, y = np.meshgrid(np.arange(SIZE) + 0.5, np.arange(SIZE) + 0.5)
     first, second = (
@@ -100,7 +100,7 @@ def test_pixels_are_pure_but_for_the_anti_aliased_edges() -> None:
 def test_an_edge_pixel_is_the_mix_of_what_meets_there() -> None:
     # A square of radius 5 at (16, 16) ends at x = 20.5: the pixel from 20 to 21 is half red.
     scene = Scene("and", Thing("red", "square"), Thing("blue", "circle"))
-    image = render([scene], [Layout((16.0, 16.0, 5.0), (3.0, 3.0, 1.0))])[0]
+    image = render([scene], [Placement((16.0, 16.0, 5.0), (3.0, 3.0, 1.0))])[0]
     assert tuple(image[16, 19]) == PALETTE["red"]
     assert np.allclose(image[16, 20], (np.array(PALETTE["red"]) + BACKGROUND) / 2, atol=0.5)
     assert tuple(image[16, 21]) == BACKGROUND
@@ -108,7 +108,7 @@ def test_an_edge_pixel_is_the_mix_of_what_meets_there() -> None:
 
 def test_the_first_object_lies_on_top() -> None:
     scene = Scene("inside", RED_CIRCLE, BLUE_SQUARE)
-    image = render([scene], [Layout((16.0, 16.0, 4.0), (16.0, 16.0, 12.0))])[0]
+    image = render([scene], [Placement((16.0, 16.0, 4.0), (16.0, 16.0, 12.0))])[0]
     assert tuple(image[16, 16]) == PALETTE["red"]
     assert tuple(image[16, 6]) == PALETTE["blue"]
 
@@ -116,7 +116,7 @@ def test_the_first_object_lies_on_top() -> None:
 def test_only_tied_scenes_have_a_line() -> None:
     for relation in RELATIONS:
         scene = Scene(relation, RED_CIRCLE, BLUE_SQUARE)
-        image = render([scene], [Layout((7.0, 16.0, 5.0), (25.0, 16.0, 5.0))])[0]
+        image = render([scene], [Placement((7.0, 16.0, 5.0), (25.0, 16.0, 5.0))])[0]
         dark = np.abs(image.astype(int) - LINE).sum(-1) < 60
         assert dark.any() == (relation == "tied")
         assert set(np.nonzero(dark)[0]) <= {15, 16}

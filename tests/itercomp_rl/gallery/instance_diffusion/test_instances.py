@@ -8,7 +8,7 @@ from torch import Tensor
 from itercomp_rl.errors import PlanError
 from itercomp_rl.gallery.instance_diffusion.instances import (
     Instance,
-    Picture,
+    InstancePicture,
     instance_tensors,
     picture_of,
     polygon_points,
@@ -91,6 +91,6 @@ def test_places_outside_the_picture_and_empty_masks_are_refused() -> None:
 
 def test_thirty_instances_are_taken_and_thirty_one_refused() -> None:
     one = Instance(phrase="a cup", box=BOX)
-    Picture(prompt="cups", instances=(one,) * 30)
+    InstancePicture(prompt="cups", instances=(one,) * 30)
     with pytest.raises(PlanError, match="31 instances; at most 30"):
-        Picture(prompt="cups", instances=(one,) * 31)
+        InstancePicture(prompt="cups", instances=(one,) * 31)

@@ -7,23 +7,27 @@ import numpy as np
 import pytest
 
 from itercomp_rl.diffusion.policy import Policy
-from itercomp_rl.gallery.instance_diffusion.instances import Instance, Picture
+from itercomp_rl.gallery.instance_diffusion.instances import Instance, InstancePicture
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
-from itercomp_rl.gallery.instance_diffusion.system import InstanceSampler
+from itercomp_rl.gallery.instance_diffusion.system import InstanceDenoiser
 from itercomp_rl.gallery.planning.layout import Box
 
 CUP = Instance(phrase="a red cup", box=Box(phrase="a red cup", left=0, top=0.2, right=0.5, bottom=0.8))
 BALL = Instance(phrase="a blue ball", box=Box(phrase="a blue ball", left=0.5, top=0.2, right=1, bottom=0.8))
 DOG = Instance(phrase="a dog", scribble=((0.1, 0.1), (0.9, 0.9)))
-PAIR = Picture(prompt="a red cup left of a blue ball", instances=(CUP, BALL))
-ALONE = Picture(prompt="a dog", instances=(DOG,))
-EMPTY = Picture(prompt="a green cat", instances=())
+PAIR = InstancePicture(prompt="a red cup left of a blue ball", instances=(CUP, BALL))
+ALONE = InstancePicture(prompt="a dog", instances=(DOG,))
+EMPTY = InstancePicture(prompt="a green cat", instances=())
 
 
 def draw(
-    policy: Policy, layers: InstanceLayers, pictures: Sequence[Picture], seeds: Sequence[int], max_rows: int = 32
+    policy: Policy,
+    layers: InstanceLayers,
+    pictures: Sequence[InstancePicture],
+    seeds: Sequence[int],
+    max_rows: int = 32,
 ) -> np.ndarray:
-    return InstanceSampler(policy, layers, max_rows=max_rows).draw(pictures, seeds, 4, guidance=3.0)
+    return InstanceDenoiser(policy, layers, max_rows=max_rows).draw(pictures, seeds, 4, guidance=3.0)
 
 
 def levels_apart(one: np.ndarray, other: np.ndarray) -> int:
@@ -65,12 +69,12 @@ def test_a_box_elsewhere_is_another_picture(policy: Policy, layers: InstanceLaye
 
 def test_thirty_instances_are_drawn(policy: Policy, layers: InstanceLayers) -> None:
     thirty = tuple(Instance(phrase="a dog", point=(i / 30, 0.5)) for i in range(30))
-    image = InstanceSampler(policy, layers).draw([Picture(prompt="a dog", instances=thirty)], [1], 2)
+    image = InstanceDenoiser(policy, layers).draw([InstancePicture(prompt="a dog", instances=thirty)], [1], 2)
     assert image.shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_the_network_is_left_as_it_was(policy: Policy, layers: InstanceLayers, guidance: float) -> None:
     before = policy.draw(["a dog"], [1], 2, guidance=1.0)
-    InstanceSampler(policy, layers).draw([PAIR], [1], 2, guidance=guidance)
+    InstanceDenoiser(policy, layers).draw([PAIR], [1], 2, guidance=guidance)
     assert np.array_equal(policy.draw(["a dog"], [1], 2, guidance=1.0), before)

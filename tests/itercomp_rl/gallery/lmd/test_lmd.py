@@ -16,7 +16,7 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.gallery.grounded_prompt import grounded_prompt
 from itercomp_rl.gallery.lmd.attention_energy import Energy, attention_energy, box_mask
-from itercomp_rl.gallery.lmd.sampler import LmdSampler, LmdSettings, Told
+from itercomp_rl.gallery.lmd.denoiser import Conditions, LmdDenoiser, LmdSettings
 from itercomp_rl.gallery.planning.layout import Box, Layout
 from itercomp_rl.items import ModelRef
 from tests.parts.checkpoints import make_sd3
@@ -43,7 +43,7 @@ def gligen(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 
 def draw(policy: Policy, settings: LmdSettings, layouts: Sequence[Layout], seeds: Sequence[int]) -> np.ndarray:
-    return LmdSampler(policy, settings).draw(layouts, seeds, 5, guidance=3.0)[0]
+    return LmdDenoiser(policy, settings).draw(layouts, seeds, 5, guidance=3.0)[0]
 
 
 def text_alone(policy: Policy, layouts: Sequence[Layout], seeds: Sequence[int]) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_a_box_too_small_for_the_maps_pulls_to_its_centre(plain: Policy) -> None
     assert levels_apart(draw(plain, ON, [speck], [1]), text_alone(plain, [speck], [1])) > 1
 
 
-class Watched(LmdSampler):
+class Watched(LmdDenoiser):
     """Keeps the energy of every guidance pass."""
 
     def watch(self, layout: Layout) -> list[float]:
@@ -116,7 +116,7 @@ class Watched(LmdSampler):
         self.draw([layout], [3], 1, guidance=1.0)
         return self.energies
 
-    def maps(self, latents: Tensor, timesteps_B: Tensor, told: Told) -> list[Tensor]:
+    def maps(self, latents: Tensor, timesteps_B: Tensor, told: Conditions) -> list[Tensor]:
         maps = super().maps(latents, timesteps_B, told)
         objects = grounded_prompt(self.policy.pipeline.tokenizer, self.layout).objects
         sides = [round(attention.shape[2] ** 0.5) for attention in maps]
@@ -149,7 +149,7 @@ def test_guidance_is_stretched_to_the_steps_taken() -> None:
 
 def test_phrases_behind_a_long_prompts_end_are_told(plain: Policy) -> None:
     far = Layout(prompt="red " * 500 + "a dog", boxes=(DOG,))
-    images, unseen = LmdSampler(plain, ON).draw([far, PAIR], [1, 2], 2, guidance=1.0)
+    images, unseen = LmdDenoiser(plain, ON).draw([far, PAIR], [1, 2], 2, guidance=1.0)
     assert unseen == [("a dog",), ()]
     assert np.array_equal(images[:1], plain.draw([far.prompt], [1], 2, guidance=1.0))
 

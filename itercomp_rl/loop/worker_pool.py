@@ -1,6 +1,6 @@
 """Who does the next piece of work: members that have none are dealt out to those who wait for one.
 
-With `actors.autoscale`, processes that hold a sampler and a roller are one crew: an idle one draws or rolls, as is
+With `actors.autoscale`, processes that hold a sampler and a roller are one pool: an idle one draws or rolls, as is
 waited for. The driver's pools and the simulator use this same code.
 """
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 POOLED = ("sampler", "judge", "roller")  # kinds whose members can stand in for each other
 
 
-class Crew(Generic[T]):
-    """Crew({"roller": 1, "sampler": 1}, [{"sampler": s0, "roller": r0}, {"roller": r1, "sampler": s1}])."""
+class WorkerPool(Generic[T]):
+    """WorkerPool({"roller": 1, "sampler": 1}, [{"sampler": s0, "roller": r0}, {"roller": r1, "sampler": s1}])."""
 
     def __init__(self, kinds: Mapping[str, int], members: Sequence[Mapping[str, T]]) -> None:
         """kinds: of work, those that go first first, and how many members are kept for each, busy or not.
@@ -65,7 +65,7 @@ class Crew(Generic[T]):
 
 
 def share_processes(actors: ActorsConfig) -> bool:
-    """Whether every sampler has a roller in its process, and they are one crew."""
+    """Whether every sampler has a roller in its process, and they are one pool."""
     return actors.autoscale and actors.layout == "separate"
 
 
@@ -82,13 +82,13 @@ def most_at_work(actors: ActorsConfig, kind: str) -> int:
     return num_members(actors, kind) - (kept if share_processes(actors) else 0)
 
 
-def make_crews(actors: ActorsConfig, members: Mapping[str, Sequence[T]]) -> dict[str, Crew[T]]:
-    """The crew of each pooled kind, of its members in order; samplers and rollers have one together with autoscale."""
+def make_pools(actors: ActorsConfig, members: Mapping[str, Sequence[T]]) -> dict[str, WorkerPool[T]]:
+    """The pool of each pooled kind, of its members in order; samplers and rollers have one together with autoscale."""
     if not share_processes(actors):
-        return {kind: Crew({kind: 0}, [{kind: member} for member in members[kind]]) for kind in POOLED}
+        return {kind: WorkerPool({kind: 0}, [{kind: member} for member in members[kind]]) for kind in POOLED}
     samplers, rollers, num = members["sampler"], members["roller"], actors.samplers.count
     both = [{"sampler": sampler, "roller": roller} for sampler, roller in zip(samplers, rollers, strict=True)]
     rolling = [{"roller": names["roller"], "sampler": names["sampler"]} for names in both[num:]]
     # Rollers first: a learner waits for them.
-    one = Crew({"roller": actors.min_rollers, "sampler": actors.min_samplers}, [*both[:num], *rolling])
-    return {"sampler": one, "roller": one, "judge": Crew({"judge": 0}, [{"judge": m} for m in members["judge"]])}
+    one = WorkerPool({"roller": actors.min_rollers, "sampler": actors.min_samplers}, [*both[:num], *rolling])
+    return {"sampler": one, "roller": one, "judge": WorkerPool({"judge": 0}, [{"judge": m} for m in members["judge"]])}

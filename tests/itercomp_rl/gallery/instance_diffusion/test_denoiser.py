@@ -9,7 +9,7 @@ from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Diffusion
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.gallery.instance_diffusion.sampler import gate_scales, multi_instance_sample, plms_timesteps
+from itercomp_rl.gallery.instance_diffusion.denoiser import gate_scales, multi_instance_sample, plms_timesteps
 
 PROCESS = Diffusion({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012})
 ABAR = PROCESS.signal_T**2

@@ -1,4 +1,4 @@
-"""The sampler of InstanceDiffusion: every instance is begun in a picture of its own, then all go on as one.
+"""How InstanceDiffusion denoises: every instance is begun in a picture of its own, then all go on as one.
 
 Source: InstanceDiffusion (arXiv 2402.03290), multi-instance sampler; PLMS (arXiv 2202.09778).
 """

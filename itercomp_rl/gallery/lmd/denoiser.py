@@ -56,31 +56,31 @@ class LmdSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the network is told of a batch: text, and GLIGEN's slots; `grounding` is None where its layers are off."""
+class Conditions:
+    """What the network is conditioned on: text, and GLIGEN's slots; `grounding` is None where its layers are off."""
 
     tokens: Tensor  # [B, L, D] of the prompts
     grounding: dict[str, Tensor] | None  # boxes [B, N, 4], positive_embeddings [B, N, D], masks [B, N]
 
-    def index(self, rows: Sequence[int]) -> "Told":
+    def index(self, rows: Sequence[int]) -> "Conditions":
         rows = list(rows)
         grounding = None if self.grounding is None else {name: t[rows] for name, t in self.grounding.items()}
-        return Told(tokens=self.tokens[rows], grounding=grounding)
+        return Conditions(tokens=self.tokens[rows], grounding=grounding)
 
-    def beside_nothing(self, empty: Tensor) -> "Told":
+    def beside_nothing(self, empty: Tensor) -> "Conditions":
         """Twice the batch: first text `empty` [B, L, D] and no boxes, then this."""
         grounding = None
         if self.grounding is not None:
             grounding = {name: torch.cat([t, t]) for name, t in self.grounding.items()}
             grounding["masks"] = torch.cat([torch.zeros_like(self.grounding["masks"]), self.grounding["masks"]])
-        return Told(tokens=torch.cat([empty, self.tokens]), grounding=grounding)
+        return Conditions(tokens=torch.cat([empty, self.tokens]), grounding=grounding)
 
 
 # Attention [A, P] of one box's word in a picture of its own: for every step, for every map.
 Reference = list[list[Tensor]]
 
 
-class LmdSampler:
+class LmdDenoiser:
     """Draws layouts with one checkpoint of the Stable Diffusion 1 family; keeps nothing between calls."""
 
     def __init__(self, policy: Policy, settings: LmdSettings) -> None:
@@ -134,28 +134,28 @@ class LmdSampler:
     def policy(self) -> Policy:
         return self._policy
 
-    def told(self, layouts: Sequence[Layout], prompts: Sequence[str]) -> Told:
+    def conditions(self, layouts: Sequence[Layout], prompts: Sequence[str]) -> Conditions:
         """Text states of the prompts, and where the checkpoint has GLIGEN's layers, the boxes of the layouts."""
-        return Told(
+        return Conditions(
             tokens=self._policy.encode(prompts).tokens,
             grounding=gligen_inputs(self._policy, layouts) if self._has_gligen else None,
         )
 
-    def predict(self, latents: Tensor, timesteps_B: Tensor, told: Told) -> Tensor:
+    def predict(self, latents: Tensor, timesteps_B: Tensor, cond: Conditions) -> Tensor:
         """The network's raw output [B, C, H, W] in float32."""
         dtype = self._policy.dtype
         return self._unet(
             latents.to(dtype),
             timesteps_B,
-            encoder_hidden_states=told.tokens.to(dtype),
-            cross_attention_kwargs=None if told.grounding is None else {"gligen": dict(told.grounding)},
+            encoder_hidden_states=cond.tokens.to(dtype),
+            cross_attention_kwargs=None if cond.grounding is None else {"gligen": dict(cond.grounding)},
             return_dict=False,
         )[0].float()
 
-    def maps(self, latents: Tensor, timesteps_B: Tensor, told: Told) -> list[Tensor]:
+    def maps(self, latents: Tensor, timesteps_B: Tensor, cond: Conditions) -> list[Tensor]:
         """Attention [B, A, P, L] of the guided layers."""
         return cross_attention_maps(
-            self._policy.trainable, self._layers, lambda: self.predict(latents, timesteps_B, told)
+            self._policy.trainable, self._layers, lambda: self.predict(latents, timesteps_B, cond)
         )
 
 
@@ -185,11 +185,11 @@ class _Run:
     """One batch on its way from noise to images."""
 
     def __init__(
-        self, sampler: LmdSampler, settings: LmdSettings, schedule: Schedule, guidance: float, negative: str
+        self, denoiser: LmdDenoiser, settings: LmdSettings, schedule: Schedule, guidance: float, negative: str
     ) -> None:
-        self._sampler, self._policy, self._settings = sampler, sampler.policy, settings
+        self._denoiser, self._policy, self._settings = denoiser, denoiser.policy, settings
         self._schedule, self._guidance, self._negative = schedule, guidance, negative
-        self._latent_hw = (sampler.policy.latent_shape[1], sampler.policy.latent_shape[2])
+        self._latent_hw = (denoiser.policy.latent_shape[1], denoiser.policy.latent_shape[2])
 
     def draw(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> tuple[np.ndarray, list[tuple[str, ...]]]:
         generators = image_generators(seeds)
@@ -199,32 +199,34 @@ class _Run:
         guided = [
             _Guided(objects=prompt.objects, references=own) for prompt, own in zip(prompts, references, strict=True)
         ]
-        told = self._sampler.told(layouts, [prompt.text for prompt in prompts])
+        cond = self._denoiser.conditions(layouts, [prompt.text for prompt in prompts])
         energies = [math.inf] * len(layouts)
         for step in range(self._schedule.num_steps):
-            latents = self._pull(latents, step, self._at(told, step), guided, energies)
-            network = self._network(self._at(told, step))
+            latents = self._pull(latents, step, self._at(cond, step), guided, energies)
+            network = self._network(self._at(cond, step))
             latents = denoise(network, latents, self._schedule, (step, step + 1), generators)
         return as_uint8(self._policy.decode(latents)), [prompt.unseen for prompt in prompts]
 
-    def _at(self, told: Told, step: int) -> Told:
-        """What is still told at this step: GLIGEN's layers are on at first only."""
+    def _at(self, cond: Conditions, step: int) -> Conditions:
+        """The conditions of this step: GLIGEN's layers are on at first only."""
         is_grounded = step < int(self._settings.grounded_share * self._schedule.num_steps)
-        return told if is_grounded else Told(tokens=told.tokens, grounding=None)
+        return cond if is_grounded else Conditions(tokens=cond.tokens, grounding=None)
 
-    def _network(self, told: Told) -> Network:
+    def _network(self, cond: Conditions) -> Network:
         if self._guidance <= 1:
-            return lambda latents, timesteps_B, rows: self._sampler.predict(latents, timesteps_B, told)
-        both = told.beside_nothing(self._policy.encode([self._negative] * len(told.tokens)).tokens)
+            return lambda latents, timesteps_B, rows: self._denoiser.predict(latents, timesteps_B, cond)
+        both = cond.beside_nothing(self._policy.encode([self._negative] * len(cond.tokens)).tokens)
 
         def network(latents: Tensor, timesteps_B: Tensor, rows: Sequence[int]) -> Tensor:
-            output = self._sampler.predict(torch.cat([latents, latents]), torch.cat([timesteps_B, timesteps_B]), both)
+            output = self._denoiser.predict(torch.cat([latents, latents]), torch.cat([timesteps_B, timesteps_B]), both)
             without, with_text = output.chunk(2)
             return without + self._guidance * (with_text - without)
 
         return network
 
-    def _pull(self, latents: Tensor, step: int, told: Told, guided: Sequence[_Guided], energies: list[float]) -> Tensor:
+    def _pull(
+        self, latents: Tensor, step: int, cond: Conditions, guided: Sequence[_Guided], energies: list[float]
+    ) -> Tensor:
         """Latents after this step's descents; an image whose energy fell below the threshold is let go for good."""
         timesteps_B = self._schedule.timesteps_at(step, latents)
         noise = float(self._policy.process.noise_T[int(self._schedule.timesteps[step])])
@@ -234,7 +236,7 @@ class _Run:
                 break
             with torch.enable_grad():
                 part = latents[rows].requires_grad_()
-                maps = self._sampler.maps(part, timesteps_B[rows], told.index(rows))
+                maps = self._denoiser.maps(part, timesteps_B[rows], cond.index(rows))
                 found = [self._energy([m[r] for m in maps], guided[b], step) for r, b in enumerate(rows)]
                 (gradient,) = torch.autograd.grad(self._settings.scale * torch.stack(found).sum(), part)
             index = torch.tensor(rows, device=latents.device)
@@ -274,12 +276,12 @@ class _Run:
     def _watch(self, layouts: Sequence[Layout], latents: Tensor) -> list[Reference]:
         """The attention of each layout's only object, step by step while anything is guided, without fresh noise."""
         prompts = [grounded_prompt(self._policy.pipeline.tokenizer, layout) for layout in layouts]
-        told = self._sampler.told(layouts, [prompt.text for prompt in prompts])
+        cond = self._denoiser.conditions(layouts, [prompt.text for prompt in prompts])
         found: list[Reference] = [[] for _ in layouts]
         for step in range(self._settings.num_guided(self._schedule.num_steps)):
-            now = self._at(told, step)
+            now = self._at(cond, step)
             timesteps_B = self._schedule.timesteps_at(step, latents)
-            maps = self._sampler.maps(latents, timesteps_B, now)
+            maps = self._denoiser.maps(latents, timesteps_B, now)
             for row, prompt in enumerate(prompts):
                 found[row].append([attention[row, :, :, prompt.objects[0].word] for attention in maps])
             output = self._network(now)(latents, timesteps_B, range(len(latents)))

@@ -6,12 +6,12 @@ import torch
 import torch.distributed as dist
 
 from itercomp_rl.store.layout import JSON
-from itercomp_rl.store.writers import ALONE, Ranks
+from itercomp_rl.store.writers import ALONE, Writers
 from learners.engine.spec import Group
 
 
-class GroupRanks:
-    """Satisfies store.ranks.Ranks, over the process group that the ranks train in."""
+class GroupWriters:
+    """Satisfies store.ranks.Writers, over the process group that the ranks train in."""
 
     def __init__(self, group: Group, device: torch.device) -> None:
         """device: where the group's tensors lie."""
@@ -31,6 +31,6 @@ class GroupRanks:
         return [one.cpu() for one in found]
 
 
-def ranks_of(group: Group, device: torch.device) -> Ranks:
+def writers_of(group: Group, device: torch.device) -> Writers:
     """The group's ranks; one alone needs no process group."""
-    return ALONE if group.world_size == 1 else GroupRanks(group, device)
+    return ALONE if group.world_size == 1 else GroupWriters(group, device)
