@@ -15,7 +15,7 @@ from actors.telemetry import RoleSize
 from actors.worker import RoleSpec, WorkerSpec
 from itercomp_rl.config.schema import Config, RoleConfig
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.loop.worker_pool import num_members, share_processes
+from itercomp_rl.loop.member_counts import num_members, share_processes
 
 log = logging.getLogger(__name__)
 

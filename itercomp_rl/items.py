@@ -59,7 +59,7 @@ class DrawOrder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRef:
-    """One image in the store: row `row` of segment images/`segment`."""
+    """One image in the store: row `row` of `segment`, a segment of images or, in a MeasureOrder, of evaluations."""
 
     segment: str
     row: int

@@ -69,7 +69,7 @@ class RewardLearner(Protocol):
         ...
 
     async def publish(self) -> RewardReport:
-        """Measure on held-out pairs, calibrate, publish, let go of the memory."""
+        """Measure on held-out pairs, calibrate, publish, and free the memory."""
         ...
 
 
@@ -77,7 +77,7 @@ class Roller(Protocol):
     """Denoises without gradient up to the mid step."""
 
     async def roll(self, order: RolloutOrder) -> Rollout:
-        """Latents under exactly the version the order names."""
+        """Latents at the order's mid steps, under the version that the order names or a newer one."""
         ...
 
 
@@ -101,7 +101,7 @@ class PolicyLearner(Protocol):
         ...
 
     async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-        """Publish the round's policy (its EMA), with the round's finished `rewards`, and let go of the memory."""
+        """Publish the round's policy (its EMA), with the round's finished `rewards`, and free the memory."""
         ...
 
     async def restart(self) -> None:

@@ -11,11 +11,11 @@ from itercomp_rl.items import DrawOrder, MeasureOrder, ModelRef
 from itercomp_rl.loop.boards import Arrivals, RewardBoard
 from itercomp_rl.loop.dispatch import one_reason, together
 from itercomp_rl.loop.divergence import check_collapse
+from itercomp_rl.loop.member_counts import most_at_work
 from itercomp_rl.loop.policy_phase import learn_policy
 from itercomp_rl.loop.reward_phase import learn_rewards
 from itercomp_rl.loop.roles import Advance, Ledger, Progress, Team
 from itercomp_rl.loop.run import Run, begin
-from itercomp_rl.loop.worker_pool import most_at_work
 from itercomp_rl.plan import Plan
 from itercomp_rl.store.kinds import GRADES, LOSSES, RANKINGS
 

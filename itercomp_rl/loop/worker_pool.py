@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from itercomp_rl.config.schema import ActorsConfig
+from itercomp_rl.loop.member_counts import share_processes
 
 T = TypeVar("T")
 
@@ -62,24 +63,6 @@ class WorkerPool(Generic[T]):
     def _next(self, kind: str) -> int:
         """One that did this last, and so holds its weights; else any."""
         return (self._idle[kind] or next(idle for idle in self._idle.values() if idle)).popleft()
-
-
-def share_processes(actors: ActorsConfig) -> bool:
-    """Whether every sampler has a roller in its process, and they are one pool."""
-    return actors.autoscale and actors.layout == "separate"
-
-
-def num_members(actors: ActorsConfig, kind: str) -> int:
-    """Members of a pooled kind: with autoscale, samplers and rollers are as many as their processes together."""
-    if share_processes(actors) and kind in ("sampler", "roller"):
-        return actors.samplers.count + actors.rollers.count
-    return {"sampler": actors.samplers, "judge": actors.judges, "roller": actors.rollers}[kind].count
-
-
-def most_at_work(actors: ActorsConfig, kind: str) -> int:
-    """Members of a pooled kind that work at one time, at most."""
-    kept = {"sampler": actors.min_rollers, "roller": actors.min_samplers}.get(kind, 0)
-    return num_members(actors, kind) - (kept if share_processes(actors) else 0)
 
 
 def make_pools(actors: ActorsConfig, members: Mapping[str, Sequence[T]]) -> dict[str, WorkerPool[T]]:

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from click.testing import CliRunner
 from cluster.main import main
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.t2i_compbench.samples import samples_of, score_samples
+from tests.parts.small_disk import disk
 from tests.parts.small_run import small_run
 
 
@@ -24,23 +22,6 @@ def refused(*arguments: object, code: int) -> str:
     last = found.output.strip().splitlines()[-1]
     assert last.startswith("error: "), found.output
     return last
-
-
-@contextmanager
-def disk(folder: Path, options: str) -> Iterator[Path]:
-    """A file system of its own, where mounting is permitted."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    try:
-        is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        is_mounted = False
-    if not is_mounted:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 FILES = ("judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward", "prompts.source=files")

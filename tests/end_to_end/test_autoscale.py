@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from cluster.run_folder import load_run
-from tests.end_to_end.test_kills import assert_same, finish, outcome, start
+from tests.parts.outcomes import assert_same
+from tests.parts.real_runs import finish, outcome, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

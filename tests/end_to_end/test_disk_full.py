@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.test_bad_input import disk
-from tests.end_to_end.test_kills import assert_same, finish, outcome, start
+from tests.parts.outcomes import assert_same
+from tests.parts.real_runs import finish, outcome, start
+from tests.parts.small_disk import disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

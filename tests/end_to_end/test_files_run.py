@@ -9,7 +9,7 @@ import pytest
 
 from cluster.run_folder import load_run
 from itercomp_rl.ranking.records import load_rankings
-from tests.end_to_end.test_tiny_run import itercomp
+from tests.parts.real_runs import itercomp
 
 pytestmark = pytest.mark.slow
 

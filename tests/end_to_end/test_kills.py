@@ -9,100 +9,15 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
-from cluster.run_folder import load_run
-from itercomp_rl.store import weights
-from itercomp_rl.store.retention import verify
+from tests.parts.outcomes import assert_same
+from tests.parts.real_runs import MOMENTS, finish, outcome, start, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-SETTINGS = (
-    *("prompts.aspects=[attribute,spatial]", "judge.margin=0"),  # so that a few images make pairs
-    *("prompts.gallery=24", "gallery.segment=12", "prompts.policy=8", "evaluation.images_per_aspect=2"),
-    *("gallery.members.base.num_steps=1", "gallery.members.attribute.num_steps=1", "reward.checkpoint_every=2"),
-    *("policy.updates=3", "policy.checkpoint_every=1", "tracking.trackers=[]", "evaluation.max_drop=null"),
-)
-
-
-def has(pattern: str, num: int = 1) -> Callable[[Path], bool]:
-    return lambda run: len(list(run.glob(pattern))) >= num
-
-
-MOMENTS = {
-    "gallery": has("store/commits/images/*.json"),
-    "rewards": has("store/commits/rankings/r000-*.json", 2),
-    "policy": has("checkpoints/r000-u*/engine.json"),
-    "evaluation": has("store/versions/policy/*.json"),
-    "second round": has("store/commits/rankings/r001-*.json", 2),
-}
-
-
-def start(folder: Path, *extra: str, **ray_settings: str) -> subprocess.Popen:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | ray_settings
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.main", "run", "tiny", f"run.dir={folder}", *SETTINGS, *extra],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen, code: int = 0) -> str:
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == code, errors
-    return errors
-
-
-def wait_for(moment: Callable[[Path], bool], run: Path, process: subprocess.Popen) -> None:
-    for _ in range(6000):
-        if moment(run):
-            return
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        time.sleep(0.05)
-    raise AssertionError("the moment never came")
-
-
-def workers_of(family: psutil.Process) -> list[psutil.Process]:
-    """The actors' processes below this one; who ends while they are listed is none of them."""
-    workers = []
-    for process in family.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if process.name().startswith("ray::Worker"):
-                workers.append(process)
-    return workers
-
-
-def outcome(run: Path) -> dict[str, object]:
-    """What must not depend on what happened on the way."""
-    _, store = load_run(run)
-    assert [problem for problem in verify(store) if problem.kind != "orphan"] == []
-    ids = {kind: store.ids(kind) for kind in ("images", "rankings", "evaluations", "grades")}
-    images = {id_: torch.from_numpy(store.get("images", id_).arrays["images"]) for id_ in ids["images"]}
-    roles = ["policy", "reward-attribute", "reward-spatial", "reward-non_spatial"]
-    found = {
-        f"{role} {v}": weights.open_version(store, role, v).load()
-        for role in roles
-        for v in weights.versions(store, role)
-    }
-    return {"ids": ids, "tensors": found | {"images": images}}
-
-
-def assert_same(one: dict, other: dict) -> None:
-    assert one["ids"] == other["ids"]
-    assert one["tensors"].keys() == other["tensors"].keys()
-    for version, tensors in one["tensors"].items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, other["tensors"][version][name]), f"{version} {name} differs"
 
 
 @pytest.fixture(scope="module")

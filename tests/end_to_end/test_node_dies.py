@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.end_to_end.test_kills import MOMENTS, assert_same, finish, outcome, start, wait_for, workers_of
+from tests.parts.outcomes import assert_same
+from tests.parts.real_runs import MOMENTS, finish, outcome, start, wait_for, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from s3_server import s3_server
 
-from tests.end_to_end.test_kills import MOMENTS, assert_same, finish, outcome, start, wait_for
+from tests.parts.outcomes import assert_same
+from tests.parts.real_runs import MOMENTS, finish, outcome, start, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

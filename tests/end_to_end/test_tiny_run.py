@@ -1,9 +1,6 @@
 """A whole run for real: Ray processes, DeepSpeed ranks, diffusers and BLIP models, the store. Two rounds, a minute."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +11,7 @@ from itercomp_rl.forecast.stage_times import measured_times
 from itercomp_rl.plan import Plan
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import verify
-
-
-def itercomp(*arguments: str, code: int = 0) -> str:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment["RAY_ADDRESS"] = "127.0.0.1:1"  # nobody is there: a run that joined what it finds would fail
-    found = subprocess.run(
-        [sys.executable, "-m", "cluster.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=environment,
-        check=False,
-    )
-    assert found.returncode == code, found.stdout + found.stderr
-    return found.stdout + found.stderr
+from tests.parts.real_runs import itercomp
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from learners.engine.open import open_engine
 from learners.engine.rendezvous import join_group
 from learners.engine.spec import EngineSpec, Group
 from learners.writers import GroupWriters
-from tests.end_to_end.test_families import check_run, run_family
 from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
 from tests.parts.engine_rank import SETTINGS, Net, train
+from tests.parts.family_runs import check_run, run_family
 from tests.parts.tiny_rewards import images, texts, tiny_model
 
 pytestmark = [

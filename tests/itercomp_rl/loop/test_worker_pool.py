@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.loop.worker_pool import WorkerPool, make_pools, most_at_work, num_members
+from itercomp_rl.loop.member_counts import most_at_work, num_members
+from itercomp_rl.loop.worker_pool import WorkerPool, make_pools
 
 KINDS = ("roller", "sampler")
 
