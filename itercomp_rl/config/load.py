@@ -52,11 +52,18 @@ def load_config(file: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def config_of_run(file: Path) -> Config:
-    """The checked config that a run wrote; keys that did not exist then have base.yaml's values, which change nothing.
+    """The checked config that a run of this or earlier software wrote.
 
-    Raises: ConfigError for a file that cannot be read, or a key that has another name by now.
+    Keys that have another name by now are renamed, and those that did not exist then have base.yaml's values, which
+    change nothing. Raises: ConfigError for a file that cannot be read or holds an unknown key.
     """
-    tree = OmegaConf.to_container(_read(file))
+    written = _read(file)
+    for old, new in _RENAMED.items():
+        if (value := OmegaConf.select(written, old)) is not None:
+            OmegaConf.update(written, new, value)
+            section, _, key = old.rpartition(".")
+            del OmegaConf.select(written, section)[key]
+    tree = OmegaConf.to_container(written)
     assert isinstance(tree, dict)
     _known(tree, Config, "", str(file))
     base = OmegaConf.to_container(_read(preset("base")))

@@ -120,6 +120,8 @@ class EngineConfig:
     optimizer: str
     dtype: str
     lr: float
+    lr_schedule: str
+    lr_warmup: int
     weight_decay: float
     grad_clip: float
     ema: float

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from itercomp_rl.config.load import config_from, load_config, preset, to_tree
+from itercomp_rl.config.load import config_from, config_of_run, load_config, preset, to_tree
 from itercomp_rl.config.rules import check as rules
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
@@ -17,6 +18,26 @@ PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.st
 def test_every_shipped_config_is_accepted(name: str) -> None:
     config = load_config(name)
     assert config_from(to_tree(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("policy.sampler=ddpm", "policy.scheduler"), ("actors.max_set_aside=3", "actors.max_skipped_prompts")],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_its_new_name(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"{old.partition('=')[0]} is called {new} now: rename it"):
+        load_config("tiny", [old])
+
+
+def test_the_config_of_an_earlier_run_opens_with_its_values_under_the_new_names(tmp_path: Path) -> None:
+    tree = to_tree(load_config("tiny", ["policy.scheduler=ddpm", "actors.max_skipped_prompts=3"]))
+    tree["policy"]["sampler"] = tree["policy"].pop("scheduler")
+    tree["actors"]["max_set_aside"] = tree["actors"].pop("max_skipped_prompts")
+    del tree["policy"]["engine"]["lr_warmup"]  # a key that came later
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(tree)))
+    config = config_of_run(tmp_path / "config.yaml")
+    assert (config.policy.scheduler, config.actors.max_skipped_prompts) == ("ddpm", 3)
+    assert config == load_config("tiny", ["policy.scheduler=ddpm", "actors.max_skipped_prompts=3"])
 
 
 def test_base_yaml_states_every_key_and_nothing_else() -> None:
