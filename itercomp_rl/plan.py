@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from itercomp_rl.config.schema import ALL, OWN_POLICY, Config, MemberConfig
+from itercomp_rl.config.schema import ALL, OWN_POLICY, Config, MemberConfig, draws_as_base
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
 from itercomp_rl.seeds import seed_of
@@ -37,6 +37,15 @@ class Plan:
     def policy_prompts(self) -> list[Prompt]:
         """The prompts that feedback learning draws from."""
         return self._training[1]
+
+    @property
+    def pretraining_models(self) -> tuple[str, ...] | None:
+        """The gallery members whose images the pre-training loss may take; None: all of them."""
+        policy = self.config.policy
+        if policy.pretraining_images != "base":
+            return None
+        members = self.config.gallery.members.items()
+        return tuple(name for name, member in members if draws_as_base(member, policy.model))
 
     @property
     def rounds(self) -> int:

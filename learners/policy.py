@@ -21,7 +21,7 @@ from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
 from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
-from itercomp_rl.ranking.records import load_rankings
+from itercomp_rl.ranking.pretraining_images import load_pretraining_images
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.published import load_reported
 from itercomp_rl.seeds import seed_of
@@ -118,6 +118,8 @@ class PolicyLearner:
         task.feedback = Feedback(
             weights={aspect: report.weight for aspect, report in trusted.items()},
             target=settings.target,
+            targets={aspect: settings.targets[aspect] for aspect in trusted if aspect in settings.targets},
+            combine=settings.combine,  # type: ignore[arg-type]  # checked with the config
             scale=settings.loss_scale,
             num_grad_steps=settings.grad_steps,
             guidance=settings.rollout_guidance,
@@ -246,7 +248,16 @@ class PolicyLearner:
         images = [torch.from_numpy(image) for image in self._images.load_each([ref for _, ref in chosen])]
         fitted = [task.policy.fit(image.to(self._device).permute(2, 0, 1)[None].float() / 255) for image in images]
         latents = task.policy.encode_images(torch.cat(fitted))
-        return task.policy.denoising_loss(latents, self._conditions([prompt for prompt, _ in chosen]), generator)
+        return task.policy.denoising_loss(
+            latents, self._captions([prompt.text for prompt, _ in chosen], generator), generator
+        )
+
+    def _captions(self, texts: list[str], generator: torch.Generator) -> Conditioning:
+        """Conditioning of the captions, of which the share `caption_dropout` is left out."""
+        if dropout := self._settings.caption_dropout:
+            is_kept = torch.rand(len(texts), generator=generator) >= dropout
+            texts = [text if kept else "" for text, kept in zip(texts, is_kept.tolist(), strict=True)]
+        return self._encoded.of(texts, self._device)
 
     def _feedback(
         self, task: "_Task", rollout: Rollout, point: int, generator: torch.Generator
@@ -279,12 +290,8 @@ class PolicyLearner:
         return self._encoded.of([prompt.text for prompt in prompts], self._device)
 
     def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:
-        return [
-            (prompt, ref)
-            for id_ in order.rankings
-            for prompt, images, _ in load_rankings(self._store, id_)
-            for ref in images.values()
-        ]
+        winners = self._settings.pretraining_images == "winners"
+        return load_pretraining_images(self._store, order.rankings, winners=winners, models=order.pretraining_models)
 
     def _publish_live(self, task: "_Task") -> None:
         current = task.engine.weights(ema=False)

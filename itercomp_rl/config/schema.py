@@ -58,6 +58,11 @@ class MemberConfig:
     dtype: str | None = None
 
 
+def draws_as_base(member: MemberConfig, base: str) -> bool:
+    """Whether a gallery member draws as the base policy does: its checkpoint, from the text alone."""
+    return member.model == base and member.system == "text"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannerConfig:
     kind: str
@@ -174,9 +179,13 @@ class PolicyConfig:
     anchor_every: int
     start_from: str
     target: float
+    targets: dict[str, float]
+    combine: str
     loss_scale: float
     pretraining_weight: float
     pretraining_batch: int
+    pretraining_images: str
+    caption_dropout: float
     shift: int
     noise: float
     checkpoint_every: int

@@ -28,6 +28,7 @@ async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
             live_role=live_policy_role(secrets.token_hex(4)),  # never the name of an attempt that died half-way
             rewards=board.reports(),
             rankings=plan.rankings(round_),
+            pretraining_models=plan.pretraining_models,
             total_updates=config.updates * (plan.rounds if goes_on else 1),
             keeps_state=goes_on and round_ + 1 < plan.rounds,
         )

@@ -235,6 +235,15 @@ def test_a_round_without_the_state_of_the_last_one_starts_from_what_it_published
     assert "goes on from its published average, with new moments" in caplog.text
 
 
+def test_captions_are_left_out_as_often_as_the_config_says(sd: Path, store: Store, tmp_path: Path) -> None:
+    learner = opened(settings(sd, "policy.caption_dropout=0.25"), store, order(36), tmp_path)
+    (empty,) = learner._captions([""], torch.Generator()).tokens
+    text = prompts_of(settings(sd))[0]
+    tokens = learner._captions([text] * 400, torch.Generator().manual_seed(0)).tokens
+    num_empty = sum(torch.equal(one, empty) for one in tokens)
+    assert 70 < num_empty < 130  # binomial: 100, standard deviation 8.7
+
+
 def test_guidance_reaches_rollout_and_gradient(sd: Path, store: Store, tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     for number, guidance in ((10, "null"), (11, "1.0"), (12, "4.0")):
