@@ -58,6 +58,13 @@ def gain(grades: Sequence[Graded], base: Sequence[Graded]) -> Mean:
     return clustered_mean([g.score - b.score for g, b in pairs], [g.prompt for g, _ in pairs])
 
 
+def preferences_add(
+    policy: Mapping[str, Sequence[Graded]], control: Mapping[str, Sequence[Graded]], aspects: Sequence[str]
+) -> dict[str, Any]:
+    """Per aspect the paired difference between a run's policy and its control's, of the same prompts and seeds."""
+    return {aspect: gain(policy[aspect], control[aspect]).tree() for aspect in aspects if aspect in policy}
+
+
 def mean_gain(store: Store, plan: Plan, round_: int) -> tuple[float, float]:
     """A round's policy over the base on held-out images, mean over aspects; its standard error at most."""
     base, policy = (load_grades(store, plan, plan.policy(version)) for version in (-1, round_))

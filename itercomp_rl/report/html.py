@@ -20,6 +20,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
+from itercomp_rl.report.tables import control_rows
 from itercomp_rl.store.kinds import GRADES, RANKINGS
 from itercomp_rl.store.store import Store
 
@@ -50,7 +51,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             tiles=tiles(aspects),
             questions={aspect: QUESTIONS[aspect] for aspect in aspects if aspect in QUESTIONS},
             aspects=aspects,
-            table=table(aspects),
+            table=table(aspects, facts.get("control")),
             score_plots=score_plots(aspects),
             side_effects=side_effects(facts) if facts else ([], []),
             lineage=made,
@@ -150,7 +151,9 @@ def _models(tree: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [("base policy", tree["base"]), *tree["gallery"].items(), *rounds]
 
 
-def table(aspects: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def table(
+    aspects: Mapping[str, Any], control: dict[str, Any] | None = None
+) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Rows of (kind, model, one cell per aspect); kinds are base, gallery, round and gain."""
     if not aspects:
         return []
@@ -160,7 +163,10 @@ def table(aspects: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any
         kind = "base" if place == 0 else "gallery" if place <= len(_gallery(aspects)) else "round"
         rows.append((kind, name, [column[place][1] for column in columns]))
     gains = [tree["paired_gain"] for tree in aspects.values()]
-    return [*rows, ("gain", "paired gain of the last round", gains)] if gains[0] else rows
+    if not gains[0]:
+        return rows
+    beside = [("gain", name, cells) for name, cells in control_rows(control, list(aspects))]
+    return [*rows, ("gain", "paired gain of the last round", gains), *beside]
 
 
 def score_plots(aspects: Mapping[str, Any]) -> list[plots.Plot]:
