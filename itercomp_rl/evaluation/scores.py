@@ -1,4 +1,4 @@
-"""What a run reached: scores with n and standard errors, gains paired with the base, from the grades in the store."""
+"""Scores of a run's models from the grades in its store, and gains paired with the base, with standard errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

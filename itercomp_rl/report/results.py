@@ -1,4 +1,4 @@
-"""What a run leaves for people: results.json, a table, a picture of the same prompts before and after each round."""
+"""results.json and results.txt: what a run reached, what it cost, and what its control reached."""
 
 import json
 from pathlib import Path

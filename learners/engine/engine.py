@@ -1,4 +1,4 @@
-"""Turns gradients into weights: what an engine promises, and the two that keep it (plain torch, DeepSpeed)."""
+"""What an engine promises: it turns gradients into weights. Plain torch (plain.py) and DeepSpeed (zero.py) keep it."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""How an engine trains, and in which group of processes: plain data."""
+"""The settings of an engine and its place in a group of processes, as plain data."""
 
 import math
 from dataclasses import dataclass
