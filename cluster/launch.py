@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from cluster.checks import check_models, check_ranks
+from cluster.checks import check_models, check_ranks, check_splits
 from cluster.costs import RunCosts
 from cluster.drive import drive
 from cluster.placement import workers
@@ -72,7 +72,7 @@ def check(config: Config, reuse: str | None) -> CheckedRun:
     began = time.monotonic()
     config = settled(config)
     plan = Plan(config=config)
-    _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompt files are found here
+    check_splits(plan)
     check_models(config)
     check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)

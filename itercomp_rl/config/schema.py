@@ -35,6 +35,7 @@ class PromptsConfig:
     policy: int
     world: WorldConfig
     train_file: str | None
+    policy_file: str | None
     test_file: str | None
     aspects: list[str]
 

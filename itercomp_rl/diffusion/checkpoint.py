@@ -81,8 +81,10 @@ def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
             f"{folder} has no model_index.json: give a folder made by a diffusers pipeline's save_pretrained"
         )
     try:
-        index = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (
+        ValueError
+    ) as error:  # bytes that are not UTF-8, or no JSON; diffusers refuses a byte-order mark as json does
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(index, dict):
         raise CheckpointError(f"{path} holds a {type(index).__name__}: the index of a diffusers pipeline is an object")

@@ -140,7 +140,10 @@ def _config(model: str, component: str) -> dict[str, Any]:
     path = path if is_here else Path(hf_hub_download(model, f"{component}/config.json"))
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # bytes that are not UTF-8, or no JSON
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
 
 
 def _text_params(class_name: str, config: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from itercomp_rl.config.load import to_tree
+from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects_tree
 from itercomp_rl.files.whole import replacing, write_whole
@@ -21,6 +22,7 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
     tree |= side_effects_tree(store, plan, tree["aspects"])
     tree |= {
+        "held_out_prompts": overlap_of(plan).tree(),
         **{name: facts[name] for name in ("wall_s", "peak_rss_mb", "phases")},
         "config": to_tree(plan.config),
         "versions": versions,
@@ -52,5 +54,7 @@ def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
     with replacing(folder / "results.txt") as new, new.open("w", encoding="utf-8") as file:
         console = Console(width=120, file=file)
         console.print(score_table(tree["aspects"], tree["config"]["evaluation"]["judge"], tree.get("control")))
+        if sentence := overlap_sentence(tree["held_out_prompts"]):
+            console.print(sentence, highlight=False, markup=False)
         if table := side_effects_table(tree):
             console.print(table)

@@ -73,6 +73,8 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("judge.rule=random", "must be one of official_fixed"),
         ("prompts.source=files", "prompts.train_file"),
         ("prompts.aspects=[]", "prompts.aspects is []: name one or more"),
+        ("prompts.aspects=[spatial,attribute,spatial]", "'attribute', 'spatial']: name 'spatial' once"),
+        ("prompts.policy_file=more.txt", "prompts.policy_file is 'more.txt' with prompts.source 'shapes'"),
         ("evaluation.grid_prompts=-1", "evaluation.grid_prompts is -1"),
         ("actors.start_timeout_s=-5", "actors.start_timeout_s is -5"),
         ("actors.progress_timeout_s=0", "actors.progress_timeout_s is 0"),
