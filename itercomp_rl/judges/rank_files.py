@@ -155,7 +155,7 @@ def _places(item: Mapping[str, Any], gallery: Sequence[str], where: str) -> Plac
     for model in pictured:
         if model not in gallery:
             _unknown(model, gallery, where)
-    rank = item["rank"]
+    rank: Any = item["rank"]
     if isinstance(rank, list):  # a column that once held a gap is written with decimals
         rank = [int(n) if isinstance(n, float) and n.is_integer() else n for n in rank]
     try:
@@ -173,10 +173,10 @@ def _ambiguous(rank: object, gallery: Sequence[str], where: str) -> NoReturn:
         places = " > ".join(gallery[numbers.index(place)] for place in range(1, len(numbers) + 1))
         example = f", for this gallery {order} or {places}"
     raise ConfigError(
-        f"{where} ranks by the numbers {rank!r} and has no image_<member> fields. They can be read as an order (entry i "
-        f"is the number of the image in place i) or as places (entry i is the place of image i){example}. Add "
-        "image_<member> for every image, in the order that the numbers count, and write 'rank' as an order, best first; "
-        "or give a CSV, which holds places (docs/judges.md)"
+        f"{where} ranks by the numbers {rank!r} and has no image_<member> fields. They can be read as an order (entry "
+        f"i is the number of the image in place i) or as places (entry i is the place of image i){example}. Add "
+        "image_<member> for every image, in the order that the numbers count, and write 'rank' as an order, best "
+        "first; or give a CSV, which holds places (docs/judges.md)"
     )
 
 
