@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from itercomp_rl.config.schema import Config
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
-from itercomp_rl.diffusion.export import export_policy
+from itercomp_rl.diffusion.export import check_adapter, export_policy
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.published import load_published
@@ -72,9 +72,11 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
 def push(folder: Path, repo_id: str, *, private: bool) -> str:
     """Upload an exported folder to the Hub in one commit; returns its address.
 
-    Raises: CheckpointError if the folder is no export; ConfigError for a bad repo id, or what the Hub answered.
+    Raises: CheckpointError if the folder is no export, or its adapter's strength depends on the loader; ConfigError for
+    a bad repo id, or what the Hub answered.
     """
     check_checkpoint(folder)
+    check_adapter(folder)
     if not (folder / "README.md").is_file():
         raise CheckpointError(f"{folder} has no README.md: push what `itercomp export` wrote, a model needs its card")
     api = HfApi()

@@ -106,6 +106,7 @@ def _use(card: Card) -> list[str]:
             "",
             f'The adapter alone: `{card.pipeline}.from_pretrained("{_base(card)}")`, then',
             '`pipeline.load_lora_weights(FOLDER_OR_HUB_ID, weight_name="pytorch_lora_weights.safetensors")`.',
+            "Its scale is in its weights (alpha equals rank), so its full strength is 1 in every loader.",
         ]
     return lines
 

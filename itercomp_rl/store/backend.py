@@ -19,8 +19,9 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
 from itercomp_rl.errors import InvalidNameError, StoreError
 from itercomp_rl.files.flush import flush
+from itercomp_rl.files.new_name import NoNewNameError, take_new_name
 from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
-from itercomp_rl.store.layout import attempt_name
+from itercomp_rl.store.layout import MARKED, attempt_name, is_staged, staged_name
 from itercomp_rl.store.traffic import TRAFFIC
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ _WAYS_OUT = {
     errno.ENOSPC: f"the disk is full: free space there {_ELSEWHERE}; nothing was published, call again",
     errno.EDQUOT: f"the quota is used up: free space there {_ELSEWHERE}; nothing was published, call again",
     errno.EACCES: f"no permission: let this user read and write there {_ELSEWHERE}",
-    errno.EPERM: f"not permitted: let this user read, write and hard-link there {_ELSEWHERE}",
-    errno.EOPNOTSUPP: "this file system lacks hard links, which create-only writes need: point store.url elsewhere",
+    errno.EPERM: f"not permitted: let this user read and write there {_ELSEWHERE}",
     errno.EROFS: f"the file system is read-only: mount it for writing {_ELSEWHERE}",
     errno.EEXIST: "a file is there: point store.url at a directory",
     errno.ENOTDIR: "a part of that path is a file: point store.url at a directory",
 }
+_NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)  # what file systems answer that cannot flush a folder
 
 
 @contextmanager
@@ -95,9 +96,8 @@ class Backend:
             with path.open("xb") as file:
                 for part in parts:
                     file.write(part)
-                if self.durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+            if self.durable:
+                self._flush(path)
 
     def read_into(self, key: str, buffers: Sequence[memoryview]) -> int | None:
         """Fill the buffers with one object, if it has just their size; its size in bytes, None if there is none."""
@@ -128,24 +128,55 @@ class Backend:
         On a durable disk the bytes are flushed before the key appears, and its directories before this returns.
         """
         with explaining(self.url, f"create {key}"):
+            if self.root is not None:
+                return self._create_on_disk(self.root, key, data, time_s)
             try:
-                if self.root is None or not self.durable:
-                    obstore.put(self.objects, key, data, mode="create")
-                else:
-                    self._create_durably(self.root, key, data, f"staging/{attempt_name(time_s)}")
+                obstore.put(self.objects, key, data, mode="create")
             except AlreadyExistsError:
                 return False
         return True
 
-    def _create_durably(self, root: Path, key: str, data: bytes, staged: str) -> None:
-        obstore.put(self.objects, staged, data)
-        flush(root / staged)
+    def _create_on_disk(self, root: Path, key: str, data: bytes, time_s: float) -> bool:
+        path = self._path(root, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the key: some file systems (BeeGFS) link within one folder only.
+        staged = path.with_name(staged_name(time_s))
         try:
-            obstore.rename(self.objects, staged, key, overwrite=False)  # a hard link: it fails where the key exists
-        except BaseError:
-            obstore.delete(self.objects, staged)
-            raise
-        self._flush_directories_above(root, root / key)
+            with staged.open("xb") as file:
+                file.write(data)
+            if self.durable:
+                self._flush(staged)
+            if not self._take_new_name(staged, path):
+                return False
+        finally:
+            staged.unlink(missing_ok=True)
+        if self.durable:
+            self._flush_directories_above(root, path)
+        return True
+
+    def _take_new_name(self, staged: Path, path: Path) -> bool:
+        try:
+            take_new_name(staged, path)
+        except FileExistsError:
+            return False
+        except NoNewNameError as error:
+            raise StoreError(
+                f"store {self.url}: this file system can neither hard-link a file to another name in its folder nor "
+                f"rename it without replacing another one ({error}), and create-only writes need one of these, with "
+                "store.durable=false too: point store.url at another file system or an object store"
+            ) from error
+        return True
+
+    def _flush(self, path: Path) -> None:
+        try:
+            flush(path)
+        except OSError as error:
+            if error.errno not in _NO_FLUSH:
+                raise
+            raise StoreError(
+                f"store {self.url}: this file system cannot flush {path} to its disk ({error}): set "
+                f"store.durable=false, which lets a power loss take the last records, {_ELSEWHERE}"
+            ) from error
 
     def flush(self, folder: str) -> None:
         """Make the names of objects new in a folder survive a power loss; object stores have done so by themselves."""
@@ -153,13 +184,12 @@ class Backend:
             return
         with explaining(self.url, f"flush {folder}"):
             for directory, _, _ in os.walk(self.root / folder):
-                flush(Path(directory))
+                self._flush(Path(directory))
             self._flush_directories_above(self.root, self.root / folder)
 
-    @staticmethod
-    def _flush_directories_above(root: Path, path: Path) -> None:
+    def _flush_directories_above(self, root: Path, path: Path) -> None:
         for directory in path.parents:
-            flush(directory)
+            self._flush(directory)
             if directory == root:
                 return
 
@@ -191,6 +221,18 @@ class Backend:
                     keys = []
         return sorted(name for name in keys if name.endswith(suffix) and name > after)
 
+    def staged(self) -> list[str]:
+        """Keys under which a killed process may have left the bytes of a key that it was about to create, sorted."""
+        if self.root is None:
+            return sorted(self.sizes("staging"))
+        with explaining(self.url, "list its staged files"):
+            found = [name for name in os.listdir(self.root) if is_staged(name)]  # noqa: PTH208  # as in `names`
+            for top in MARKED:
+                for directory, _, names in os.walk(self.root / top):
+                    folder = Path(directory).relative_to(self.root).as_posix()
+                    found += [key for name in names if is_staged(key := f"{folder}/{name}")]
+        return sorted(found)
+
     def delete(self, key: str) -> None:
         """Delete one object; fine if there is none."""
         with explaining(self.url, f"delete {key}"), suppress(FileNotFoundError):
@@ -207,8 +249,12 @@ class Backend:
                     shutil.rmtree(self.root / folder)
 
     def check_create_only(self, time_s: float) -> None:
-        """Refuse a store where two writers could both create one key. Raises: StoreError."""
-        key = f"staging/{attempt_name(time_s)}"
+        """Refuse a store where create-only writes fail, or where two writers could both create one key.
+
+        On a disk this is tried in a folder of markers, as the file system may allow there what it does not elsewhere.
+        Raises: StoreError.
+        """
+        key = f"staging/{attempt_name(time_s)}" if self.root is None else f"commits/{staged_name(time_s)}"
         self.create(key, b"first", time_s)
         is_refused = not self.create(key, b"second", time_s)
         self.delete(key)

@@ -9,7 +9,8 @@
     versions/<role>/<version>.json              its first rank, after all that  create-only: the highest is the latest
     leases/<reader>.json                        its reader                      overwritten
     retired/<role>/v<version>-<attempt>.json    the collector                   before it deletes a version's marker
-    staging/<attempt>                           a marker on its way to a disk   renamed, or an orphan
+    <a marker's folder>/.<attempt>              a marker on its way to a disk   gets its own name, or is an orphan
+    staging/<attempt>                           who opens an object store       deleted at once, or an orphan
     .rayignore                                  whoever creates a store on disk once
 An attempt's name says when it began, so that the collector can tell an orphan from work in progress.
 """
@@ -30,6 +31,7 @@ from itercomp_rl.errors import CorruptRecordError, InvalidNameError, StoreError
 SCHEMA = 1
 PACKED_SCHEMA = 2  # of a store with packs, which older software would take for a store without those records
 HEADER_KEY = "store.json"
+MARKED = ("commits", "packs", "versions", "staging")  # the folders whose keys are created, and never written over
 IGNORE_KEY = ".rayignore"  # keeps a store that lies in a job's working folder from travelling with it
 FOLDERS = ("segments", "commits", "packs", "weights", "versions", "leases", "retired", "staging")  # at the top
 CHUNK_BYTES = 16 * 2**20
@@ -46,9 +48,8 @@ _MARKER = re.compile(r"commits/([^/]+)/([^/]+)\.json|versions/([^/]+)/(\d{8})\.j
 _FOLDER = re.compile(r"((?:segments/[^/]+/[^/]+/|weights/[^/]+/v\d{8}-)\d{10}-[0-9a-f]{12})/.+")
 _ATTEMPT = re.compile(r"(\d{10})-[0-9a-f]{12}")
 _PACK = re.compile(rf"packs/({_NAME.pattern})/{_ATTEMPT.pattern}\.json")
-_DOCUMENT = re.compile(
-    rf"leases/{_NAME.pattern}\.json|retired/{_NAME.pattern}/v\d{{8}}-{_ATTEMPT.pattern}\.json|staging/{_ATTEMPT.pattern}"
-)
+_DOCUMENT = re.compile(rf"leases/{_NAME.pattern}\.json|retired/{_NAME.pattern}/v\d{{8}}-{_ATTEMPT.pattern}\.json")
+_STAGED = re.compile(rf"(?:[^/]+/)*\.{_ATTEMPT.pattern}|staging/{_ATTEMPT.pattern}")
 _CRC32C = {"name": "crc32c"}
 _LITTLE_BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 
@@ -112,13 +113,23 @@ def kind_of_pack(key: str) -> str | None:
 
 def is_own(key: str) -> bool:
     """Whether this software writes such a key; what else lies in a store is foreign: `verify` names it, others pass."""
-    is_known = _DOCUMENT.fullmatch(key) or folder_of(key) or kind_of_pack(key) or own_place(key)
+    is_known = _DOCUMENT.fullmatch(key) or is_staged(key) or folder_of(key) or kind_of_pack(key) or own_place(key)
     return key in (HEADER_KEY, IGNORE_KEY) or bool(is_known)
 
 
 def attempt_name(time_s: float) -> str:
     """A name nobody else has, that says when it began (unix seconds): `1700000000-5f2a9c01d3e4`."""
     return f"{int(time_s):010d}-{secrets.token_hex(6)}"
+
+
+def staged_name(time_s: float) -> str:
+    """The hidden name of a file that is on its way to the name of a marker beside it: `.1700000000-5f2a9c01d3e4`."""
+    return f".{attempt_name(time_s)}"
+
+
+def is_staged(key: str) -> bool:
+    """Whether a key is of such a file, or of a try of create-only writes: nobody reads it, the collector deletes it."""
+    return bool(_STAGED.fullmatch(key))
 
 
 def attempt_time(key: str) -> float | None:

@@ -17,7 +17,6 @@ from itercomp_rl.store.layout import (
     FOLDERS,
     HEADER,
     HEADER_KEY,
-    IGNORE_KEY,
     PACKED_HEADER,
     Commit,
     attempt_time,
@@ -139,7 +138,7 @@ def collect(
     for folder in due:
         store.backend.delete(_tombstone(folder))
     if orphan_age_s is not None:
-        for key in store.backend.sizes("staging"):
+        for key in store.backend.staged():
             if _is_old(key, now - orphan_age_s):
                 store.backend.delete(key)
     return Collected(retired=[version_of(commit) for commit in doomed], deleted=due + orphans)
@@ -181,7 +180,7 @@ def verify(store: Store) -> list[Problem]:
 
 
 def _foreign(store: Store) -> list[str]:
-    tops = [name for name in store.backend.tops() if name not in (HEADER_KEY, IGNORE_KEY, *FOLDERS)]
+    tops = [name for name in store.backend.tops() if name not in FOLDERS and not is_own(name)]
     return tops + [key for folder in FOLDERS for key in store.backend.sizes(folder) if not is_own(key)]
 
 

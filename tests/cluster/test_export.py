@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from cluster.export import export_run, push
 from itercomp_rl.config.load import load_config
@@ -177,3 +178,15 @@ def test_a_refusal_of_the_hub_says_how_to_get_in(
 def test_only_an_export_can_be_pushed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model_index\.json"):
         push(tmp_path, "me/model", private=False)
+
+
+def test_an_adapter_whose_strength_depends_on_the_loader_is_not_uploaded(
+    run: tuple[Config, Store], tmp_path: Path
+) -> None:
+    config, store = run
+    folder = export_run(config, store, tmp_path / "out", round_=1, licence=OTHER)
+    path = folder / "pytorch_lora_weights.safetensors"
+    metadata = {"lora_adapter_metadata": '{"unet.lora_alpha": 6.0, "unet.r": 2}'}
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(CheckpointError, match="export the run again"):
+        push(folder, "me/model", private=False)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from itercomp_rl.diffusion.denoise import image_generators
-from itercomp_rl.diffusion.export import ADAPTER, export_policy
+from itercomp_rl.diffusion.export import ADAPTER, KOHYA_ADAPTER, check_adapter, export_policy
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.diffusion.policy import Policy
@@ -85,6 +86,86 @@ def test_an_adapter_draws_the_same_merged_and_on_the_base(
     if family in ("sd", "sdxl"):
         base.scheduler = DDIMScheduler.from_config(base.scheduler.config, clip_sample=False)
     np.testing.assert_allclose(drawn_plainly(base, family), ours, atol=5e-5)
+
+
+def adapted(folder: Path, *, dtype: str = "fp32") -> Policy:
+    """A policy whose adapter has another alpha than rank, and weights that draw another image than the base."""
+    policy = load_policy(folder, resolution_px=16, dtype=dtype)
+    add_lora(policy, Lora(rank=2, alpha=9.0, targets=policy.family.lora_targets))
+    changed(policy)
+    return policy
+
+
+def products(network: Any, adapter: str = "default") -> dict[str, torch.Tensor]:
+    """What an adapter adds to each layer's weight: the scaled product, as the layer itself computes it."""
+    return {
+        name: part.get_delta_weight(adapter).detach()
+        for name, part in network.named_modules()
+        if hasattr(part, "get_delta_weight") and adapter in part.lora_A
+    }
+
+
+@pytest.mark.parametrize("file", [ADAPTER, KOHYA_ADAPTER])
+def test_a_loader_that_reads_no_metadata_applies_the_strength_that_was_trained(
+    folders: dict[str, Path], family: str, tmp_path: Path, file: str
+) -> None:
+    policy = adapted(folders[family])
+    trained = products(policy.trainable)
+    export_policy(policy, tmp_path / "out")
+    if file == KOHYA_ADAPTER and family in ("sd3", "flux"):
+        assert not (tmp_path / "out" / KOHYA_ADAPTER).exists()
+        return
+    save_file(load_file(tmp_path / "out" / file), tmp_path / "bare.safetensors")  # the tensors alone
+    base: Any = DiffusionPipeline.from_pretrained(folders[family])
+    base.load_lora_weights(tmp_path, weight_name="bare.safetensors", adapter_name="a")
+    loaded = products(getattr(base, policy.family.trainable_name), "a")
+    assert loaded.keys() == trained.keys()
+    assert trained
+    for name, product in trained.items():
+        torch.testing.assert_close(loaded[name], product, rtol=1e-5, atol=1e-7)
+
+
+def test_the_product_of_an_exported_pair_is_what_the_merged_weights_add(
+    folders: dict[str, Path], family: str, tmp_path: Path
+) -> None:
+    policy = adapted(folders[family])
+    name = policy.family.trainable_name
+    before = {key: w.clone() for key, w in policy.trainable.state_dict().items() if ".base_layer." in key}
+    export_policy(policy, tmp_path / "out")
+    after = getattr(DiffusionPipeline.from_pretrained(tmp_path / "out"), name).state_dict()
+    pairs = load_file(tmp_path / "out" / ADAPTER)
+    layers = [key.removesuffix(".lora_A.weight") for key in pairs if key.endswith(".lora_A.weight")]
+    assert layers
+    for layer in layers:
+        plain = layer.removeprefix(f"{name}.")
+        added = after[f"{plain}.weight"] - before[f"{plain}.base_layer.weight"]
+        product = pairs[f"{layer}.lora_B.weight"] @ pairs[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(product, added, rtol=1e-4, atol=1e-6)
+
+
+def test_an_adapter_in_half_precision_keeps_its_dtype_and_its_strength(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = adapted(folders["sdxl"], dtype="bf16")
+    trained = products(policy.trainable)
+    export_policy(policy, tmp_path / "out")
+    pairs = load_file(tmp_path / "out" / ADAPTER)
+    assert {tensor.dtype for tensor in pairs.values()} == {torch.bfloat16}
+    for name, product in trained.items():
+        exported = pairs[f"unet.{name}.lora_B.weight"] @ pairs[f"unet.{name}.lora_A.weight"]
+        assert (exported - product).float().norm() < 0.02 * product.float().norm()
+
+
+def test_an_adapter_whose_strength_is_in_metadata_alone_is_not_given_away(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    export_policy(adapted(folders["sd"]), tmp_path / "out")
+    check_adapter(tmp_path / "out")
+    check_adapter(tmp_path)  # a policy that learned whole has no adapter
+    path, metadata = tmp_path / "out" / ADAPTER, '{"unet.lora_alpha": 9.0, "unet.r": 2}'
+    save_file(load_file(path), path, metadata={"lora_adapter_metadata": metadata})
+    with pytest.raises(CheckpointError, match=r"states alpha 9 and rank 2 in its metadata alone.*export the run again"):
+        check_adapter(tmp_path / "out")
 
 
 def test_an_export_does_not_overwrite(folders: dict[str, Path], tmp_path: Path) -> None:

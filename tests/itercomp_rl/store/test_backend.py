@@ -1,10 +1,15 @@
 """Opening a store, and what it says when a disk, a permission or an object store fails it."""
 
+import ctypes
+import errno
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +18,8 @@ import torch
 from itercomp_rl.errors import CorruptRecordError, InvalidNameError, StoreError
 from itercomp_rl.store import weights
 from itercomp_rl.store.backend import Backend, connect
-from itercomp_rl.store.layout import encode_commit
-from itercomp_rl.store.retention import verify
+from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, attempt_time, encode_commit
+from itercomp_rl.store.retention import collect, verify
 from itercomp_rl.store.store import Store, open_store
 from tests.parts.small_s3 import SmallS3
 
@@ -50,7 +55,7 @@ def test_a_created_object_is_never_written_over(tmp_path: Path) -> None:
         assert backend.create(key, b"first", 1e9)
         assert not backend.create(key, b"second", 1e9)
         assert backend.read(key) == b"first"
-        assert backend.sizes("staging") == {}
+        assert backend.staged() == []
 
 
 def test_a_list_names_whole_steps_of_a_key_in_order(tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_many_who_open_one_store_at_once_all_find_it_sound_and_leave_nothing(sto
     with ThreadPoolExecutor(8) as threads:
         opened = list(threads.map(lambda _: open_store(store.url, create=True), range(16)))
     assert all(each.ids("k") == [] for each in opened)
-    assert store.backend.sizes("staging") == {}
+    assert store.backend.staged() == []
 
 
 def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
@@ -200,6 +205,77 @@ def test_a_disk_that_fills_up_at_the_marker_shows_no_record(small_disk: Path) ->
     filler.unlink()
     store.put("k", "a", {"x": np.arange(3)}, {})
     assert store.ids("k") == ["a"]
+
+
+def _link_within_a_folder(source: Path, target: Path) -> None:
+    if Path(source).parent != Path(target).parent:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+    _LINK(source, target)
+
+
+def _no_link(source: Path, target: Path) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted", str(source))
+
+
+_LINK = os.link
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("link", [_link_within_a_folder, _no_link])
+def test_a_store_needs_no_hard_links_between_folders_and_a_rename_serves_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: object, durable: bool
+) -> None:
+    monkeypatch.setattr(os, "link", link)  # as BeeGFS links, and as exFAT does not
+    store = open_store(str(tmp_path), create=True, durable=durable)
+    store.put("k", "a", {"x": np.arange(3)}, {})
+    weights.publish(store, "policy", 0, {"w": torch.ones(2)}, {})
+    assert not store.backend.create("commits/k/a.json", b"second", 1e9)
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda n: store.backend.create("commits/k/b.json", b"%d" % n, 1e9), range(16)))
+    assert won.count(True) == 1
+    assert store.backend.read("commits/k/b.json") == b"%d" % won.index(True)
+    store.backend.delete("commits/k/b.json")
+    assert (store.ids("k"), store.backend.staged(), verify(store)) == (["a"], [], [])
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_disk_without_any_create_only_write_is_refused_when_the_store_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    monkeypatch.setattr(os, "link", _no_link)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace())  # a libc without renameat2
+    with pytest.raises(StoreError, match=r"neither hard-link .* store\.durable=false too: point store\.url at another"):
+        open_store(str(tmp_path), create=True, durable=durable)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_cannot_flush_is_refused_with_the_setting_that_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", refuse)  # as some network file systems do
+    with pytest.raises(StoreError, match=r"cannot flush .*: set store\.durable=false, which"):
+        open_store(str(tmp_path), create=True)
+    assert open_store(str(tmp_path), create=True, durable=False).ids("k") == []
+
+
+def test_a_process_killed_before_a_marker_has_its_name_leaves_a_hidden_file_that_is_no_record(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from itercomp_rl.store.store import open_store; store = open_store(sys.argv[1], create=True); "
+        "os.link = lambda *_: os._exit(9); store.put('k', 'a', {}, {})"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
+    store = open_store(str(tmp_path))
+    (left,) = store.backend.staged()
+    assert left.startswith("commits/k/.")
+    assert (store.ids("k"), store.markers(), verify(store)) == ([], [], [])
+    store.put("k", "a", {}, {"x": 1})
+    began = attempt_time(left)
+    assert began is not None
+    collect(store, grace_s=0, now=began + 4 * ATTEMPT_LIFETIME_S)
+    assert (store.backend.staged(), store.ids("k")) == ([], ["a"])
 
 
 def test_no_key_and_no_marker_leads_out_of_the_root(tmp_path: Path) -> None:

@@ -182,12 +182,25 @@ def test_exactly_the_old_unnamed_attempts_go(attempts: list[tuple[str, int, bool
     assert {problem.kind for problem in verify(store)} <= {"orphan"}
 
 
-def test_a_marker_left_half_way_to_the_disk_is_swept(store: Store) -> None:
-    store.backend.write(f"staging/{int(NOW)}-0123456789ab", b"{")
+STAGED = ["", "commits/", "commits/images/", "packs/images/", "versions/policy/"]
+
+
+def test_a_marker_left_half_way_to_its_name_is_no_record_and_is_swept(store: Store) -> None:
+    publish(store, *range(4))
+    at(store, NOW).put("images", "a", {"images": np.ones((1, 2, 2, 3), np.uint8)}, {})
+    name = f"{int(NOW)}-0123456789ab"
+    # Earlier software staged on a disk where object stores are tried now.
+    keys = [f"staging/{name}", *(f"{folder}.{name}" for folder in STAGED if store.backend.root is not None)]
+    for key in keys:
+        store.backend.write(key, b"{")
+    assert store.backend.staged() == sorted(keys)
+    assert verify(store) == []
+    assert (store.ids("images"), weights.versions(store, "policy")) == (["a"], [0, 1, 2, 3])
     collect(store, grace_s=0, now=NOW + DAY - 1)
-    assert len(store.backend.sizes("staging")) == 1
+    assert store.backend.staged() == sorted(keys)
     collect(store, grace_s=0, now=NOW + DAY)
-    assert store.backend.sizes("staging") == {}
+    assert store.backend.staged() == []
+    assert verify(store) == []
 
 
 def test_a_collector_killed_anywhere_is_finished_by_the_next(store: Store) -> None:
