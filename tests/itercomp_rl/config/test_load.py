@@ -1,5 +1,6 @@
 """Configs: what is accepted, and that every mistake names its key and the way out."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from itercomp_rl.config.rules import check as rules
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.layout import is_name
 
 PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
 
@@ -95,6 +97,54 @@ def test_a_file_that_names_members_replaces_those_of_base_whatever_its_name(name
     rows = (f"{key}: {{model: 'embedded:{model}', num_steps: 10}}" for key, model in (("a", "base"), ("b", "spatial")))
     (tmp_path / name).write_text(f"gallery: {{members: {{{', '.join(rows)}}}}}")
     assert list(load_config(tmp_path / name).gallery.members) == ["a", "b"]
+
+
+def gallery_of(folder: Path, *names: str) -> Path:
+    """A config file whose gallery has members of these names."""
+    members = {name: {"model": "embedded:base", "num_steps": 40 + i} for i, name in enumerate(names)}
+    file = folder / "gallery.yaml"
+    file.write_text(json.dumps({"gallery": {"members": members}}), encoding="utf-8")  # JSON is YAML
+    return file
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sd1.5", "sd1-5"),
+        ("sdxl@20", "sdxl/20"),
+        ("other", "base-policy"),
+        ("other", "base policy"),
+        ("other", "policy.0"),
+        ("other", "policy 1"),
+    ],
+)
+def test_two_models_whose_records_would_have_the_same_ids_are_refused_by_both_names(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(gallery_of(tmp_path, first, second), ["run.rounds=2"])
+    assert f"gallery.members.{second} is {second!r}" in str(caught.value)
+    assert {"base": "'base policy'", "poli": "'policy-"}.get(second[:4], repr(first)) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["模型", "modèle", "m²", "m" * 210, "m" * 183, "", " "])
+def test_a_member_whose_ids_no_store_takes_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gallery\.members\..* is '"):
+        load_config(gallery_of(tmp_path, "other", name))
+
+
+def test_all_models_of_a_run_have_ids_of_their_own_that_a_store_takes(tmp_path: Path) -> None:
+    names = ("sd1.5", "SD1.5", "sdxl 20", "sdxl--20", "a", "a-00000", "policy.2", "m" * 182)
+    plan = Plan(config=load_config(gallery_of(tmp_path, *names), ["run.rounds=2"]))
+    models = [*plan.evaluated(), plan.policy(-1)]
+    orders = [
+        order for model in {model.name: model for model in models}.values() for order in plan.grading_orders([model])
+    ]
+    drawn = [order.id for segment in range(len(plan.segments())) for order in plan.draw_orders(0, segment)]
+    for ids in (drawn, [order.id for order in orders]):
+        assert len(ids) == len(set(ids))
+        assert all(is_name(id_) for id_ in ids)
+    assert plan.draw_orders(0, 0)[0].id == "sd1-5-00000"  # as stores of earlier runs have it
 
 
 def test_a_gallery_of_one_is_refused(tmp_path: Path) -> None:
