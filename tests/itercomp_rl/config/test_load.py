@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from itercomp_rl.config.load import config_from, load_config, preset, to_tree
+from itercomp_rl.config.load import config_from, config_of_run, load_config, preset, to_tree
 from itercomp_rl.config.rules import check as rules
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
@@ -83,6 +84,12 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("gallery.planners.rule.knd=rule", "did you mean gallery.planners.rule.kind"),
         ("gallery.planners.chat.kind=transformers", "gallery.planners.chat.model is None"),
         ("just-a-word", "not of the form key=value"),
+        ("run.name=", "run.name is ''"),
+        ("run.name=null", "run.name"),
+        ("run.name=???", "stands for a missing value"),
+        ("run.name=${run.nmae}", "run.name: Interpolation key"),
+        ("run={name: 007}", "run.name is 7, which YAML reads as a number: put text in quotes"),
+        ("tracking.trackers=[no]", "tracking.trackers.0 is False, which YAML reads as a truth value"),
         ("+policy.updates=3", "not of the form key=value"),
     ],
 )
@@ -90,6 +97,63 @@ def test_a_mistake_is_refused_with_its_key(override: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("quickstart", [override])
     assert reason in str(caught.value)
+
+
+NOT_TEXT_IN_YAML = ["2024_10_07", "007", "010", "0x10", "1e3", "12:30", "1.10", "1_000", ".5", "no", "true", "On"]
+TYPED = [*NOT_TEXT_IN_YAML, "~", "exp #3", "2024-10-07", "a: b", "[a", "- a", "a=b", " a ", "'a'", '"', "*a", "&a", "%"]
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_an_override_of_a_text_setting_is_kept_as_it_was_typed_and_written_to_the_runs_config(
+    value: str, tmp_path: Path
+) -> None:
+    keys = ("run.name", "prompts.train_file", "gallery.members.base.negative", "judge.reward_models.spatial")
+    config = load_config("quickstart", [f"{key}={value}" for key in keys])
+    found = (config.run.name, config.prompts.train_file, config.gallery.members["base"].negative)
+    assert (*found, config.judge.reward_models["spatial"]) == (value,) * 4
+    OmegaConf.save(OmegaConf.create(to_tree(config)), tmp_path / "config.yaml")
+    assert config_of_run(tmp_path / "config.yaml") == config
+
+
+def test_null_takes_a_text_away_where_there_need_be_none() -> None:
+    assert load_config("quickstart", ["prompts.train_file=null", "run[name]=010"]).prompts.train_file is None
+
+
+@pytest.mark.parametrize("value", NOT_TEXT_IN_YAML)
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("run:\n  name: ", "", "run.name"),
+        ("judge:\n  reward_models:\n    spatial: ", "", "judge.reward_models.spatial"),
+        ("tracking: {\n  trackers: [tensorboard, ", "]}", "tracking.trackers.1"),
+    ],
+)
+def test_a_file_that_has_no_quotes_where_text_needs_them_is_refused_with_its_line(
+    before: str, after: str, key: str, value: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{before}{value}{after}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    line = before.count("\n") + 1
+    assert f"c.yaml, line {line}: {key} is {value}, which YAML reads as" in str(caught.value)
+    assert f'put text in quotes, "{value}"' in str(caught.value)
+    with pytest.raises(ConfigError, match="put text in quotes"):
+        config_of_run(file)
+
+
+@pytest.mark.parametrize("name", ["1.5", "007", "no"])
+def test_a_name_that_has_no_quotes_where_it_needs_them_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"gallery: {{members: {{a: {{model: m, num_steps: 3}}, {name}: {{model: m, num_steps: 3}}}}}}")
+    with pytest.raises(ConfigError, match=r"a name in gallery\.members is .*put text in quotes"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("value", ["2", "'2'", '"2"'])
+def test_what_is_all_or_a_number_needs_no_quotes(value: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"reward: {{rankings_first: {value}}}")
+    assert load_config(tmp_path / "c.yaml").reward.rankings_first == "2"
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
