@@ -14,9 +14,10 @@ import ray
 from cluster.checks import check_models, check_ranks, check_splits
 from cluster.costs import RunCosts
 from cluster.drive import drive
+from cluster.local_paths import settled
 from cluster.placement import workers
 from cluster.processes import cluster, places, start_workers
-from cluster.run_folder import claimed, load_run, prepare_folder, settled
+from cluster.run_folder import claimed, load_run, prepare_folder
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError

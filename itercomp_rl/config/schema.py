@@ -3,8 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+BASE = "base policy"  # name of the policy before the first round
 OWN_POLICY = "policy"  # as a gallery member's model: the policy of this run
 ALL = "all"  # as policy.reward_updates_first: every update of the reward models
+
+
+def policy_name(round_: int) -> str:
+    """The name, among models, of the policy that a round published; rounds count from 0."""
+    return f"policy-{round_}"
 
 
 @dataclass(frozen=True, kw_only=True)

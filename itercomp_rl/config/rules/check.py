@@ -13,6 +13,8 @@ from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 
 def check(config: Config) -> None:
     """Raises: ConfigError that names the setting, its value and the way out."""
+    name = config.run.name
+    require(name.strip() not in ("", ".", ".."), "run.name", name, "must be the name of a folder under run.dir")
     _counts(config)
     _shares(config)
     _prompts(config)

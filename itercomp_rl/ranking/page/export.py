@@ -11,7 +11,7 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.prompt_rows import is_text_line
 from itercomp_rl.items import ImageRef
 from itercomp_rl.ranking import people
-from itercomp_rl.ranking.official import save_official_ranks
+from itercomp_rl.ranking.official import image_file, save_official_ranks
 from itercomp_rl.ranking.people import Said
 from itercomp_rl.ranking.ranking import Places, Ranking, consensus
 from itercomp_rl.ranking.records import load_rankings
@@ -119,4 +119,4 @@ def _write_images(store: Store, folder: Path, everything: Sequence[Said]) -> Non
         (model, said.prompt.id): ref for said in everything for model, ref in said.images.items()
     }
     for (model, prompt_id), ref in refs.items():
-        Image.fromarray(reader.load([ref])[0]).save(folder / f"{model}_prompt_{prompt_id}.png")
+        Image.fromarray(reader.load([ref])[0]).save(folder / image_file(model, prompt_id))

@@ -1,5 +1,6 @@
 """Configs: what is accepted, and that every mistake names its key and the way out."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from itercomp_rl.config.rules import check as rules
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.layout import is_name
 
 PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
 
@@ -110,6 +112,12 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("gallery.planners.rule.knd=rule", "did you mean gallery.planners.rule.kind"),
         ("gallery.planners.chat.kind=transformers", "gallery.planners.chat.model is None"),
         ("just-a-word", "not of the form key=value"),
+        ("run.name=", "run.name is ''"),
+        ("run.name=null", "run.name"),
+        ("run.name=???", "stands for a missing value"),
+        ("run.name=${run.nmae}", "run.name: Interpolation key"),
+        ("run={name: 007}", "run.name is 7, which YAML reads as a number: put text in quotes"),
+        ("tracking.trackers=[no]", "tracking.trackers.0 is False, which YAML reads as a truth value"),
         ("+policy.updates=3", "not of the form key=value"),
     ],
 )
@@ -119,11 +127,116 @@ def test_a_mistake_is_refused_with_its_key(override: str, reason: str) -> None:
     assert reason in str(caught.value)
 
 
+NOT_TEXT_IN_YAML = ["2024_10_07", "007", "010", "0x10", "1e3", "12:30", "1.10", "1_000", ".5", "no", "true", "On"]
+TYPED = [*NOT_TEXT_IN_YAML, "~", "exp #3", "2024-10-07", "a: b", "[a", "- a", "a=b", " a ", "'a'", '"', "*a", "&a", "%"]
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_an_override_of_a_text_setting_is_kept_as_it_was_typed_and_written_to_the_runs_config(
+    value: str, tmp_path: Path
+) -> None:
+    keys = ("run.name", "prompts.train_file", "gallery.members.base.negative", "judge.reward_models.spatial")
+    config = load_config("quickstart", [f"{key}={value}" for key in keys])
+    found = (config.run.name, config.prompts.train_file, config.gallery.members["base"].negative)
+    assert (*found, config.judge.reward_models["spatial"]) == (value,) * 4
+    OmegaConf.save(OmegaConf.create(to_tree(config)), tmp_path / "config.yaml")
+    assert config_of_run(tmp_path / "config.yaml") == config
+
+
+def test_null_takes_a_text_away_where_there_need_be_none() -> None:
+    assert load_config("quickstart", ["prompts.train_file=null", "run[name]=010"]).prompts.train_file is None
+
+
+@pytest.mark.parametrize("value", NOT_TEXT_IN_YAML)
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("run:\n  name: ", "", "run.name"),
+        ("judge:\n  reward_models:\n    spatial: ", "", "judge.reward_models.spatial"),
+        ("tracking: {\n  trackers: [tensorboard, ", "]}", "tracking.trackers.1"),
+    ],
+)
+def test_a_file_that_has_no_quotes_where_text_needs_them_is_refused_with_its_line(
+    before: str, after: str, key: str, value: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{before}{value}{after}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    line = before.count("\n") + 1
+    assert f"c.yaml, line {line}: {key} is {value}, which YAML reads as" in str(caught.value)
+    assert f'put text in quotes, "{value}"' in str(caught.value)
+    with pytest.raises(ConfigError, match="put text in quotes"):
+        config_of_run(file)
+
+
+@pytest.mark.parametrize("name", ["1.5", "007", "no"])
+def test_a_name_that_has_no_quotes_where_it_needs_them_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"gallery: {{members: {{a: {{model: m, num_steps: 3}}, {name}: {{model: m, num_steps: 3}}}}}}")
+    with pytest.raises(ConfigError, match=r"a name in gallery\.members is .*put text in quotes"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("value", ["2", "'2'", '"2"'])
+def test_what_is_all_or_a_number_needs_no_quotes(value: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"reward: {{rankings_first: {value}}}")
+    assert load_config(tmp_path / "c.yaml").reward.rankings_first == "2"
+
+
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
 def test_a_file_that_names_members_replaces_those_of_base_whatever_its_name(name: str, tmp_path: Path) -> None:
     rows = (f"{key}: {{model: 'embedded:{model}', num_steps: 10}}" for key, model in (("a", "base"), ("b", "spatial")))
     (tmp_path / name).write_text(f"gallery: {{members: {{{', '.join(rows)}}}}}")
     assert list(load_config(tmp_path / name).gallery.members) == ["a", "b"]
+
+
+def gallery_of(folder: Path, *names: str) -> Path:
+    """A config file whose gallery has members of these names."""
+    members = {name: {"model": "embedded:base", "num_steps": 40 + i} for i, name in enumerate(names)}
+    file = folder / "gallery.yaml"
+    file.write_text(json.dumps({"gallery": {"members": members}}), encoding="utf-8")  # JSON is YAML
+    return file
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sd1.5", "sd1-5"),
+        ("sdxl@20", "sdxl/20"),
+        ("other", "base-policy"),
+        ("other", "base policy"),
+        ("other", "policy.0"),
+        ("other", "policy 1"),
+    ],
+)
+def test_two_models_whose_records_would_have_the_same_ids_are_refused_by_both_names(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(gallery_of(tmp_path, first, second), ["run.rounds=2"])
+    assert f"gallery.members.{second} is {second!r}" in str(caught.value)
+    assert {"base": "'base policy'", "poli": "'policy-"}.get(second[:4], repr(first)) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["模型", "modèle", "m²", "m" * 210, "m" * 183, "", " "])
+def test_a_member_whose_ids_no_store_takes_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gallery\.members\..* is '"):
+        load_config(gallery_of(tmp_path, "other", name))
+
+
+def test_all_models_of_a_run_have_ids_of_their_own_that_a_store_takes(tmp_path: Path) -> None:
+    names = ("sd1.5", "SD1.5", "sdxl 20", "sdxl--20", "a", "a-00000", "policy.2", "m" * 182)
+    plan = Plan(config=load_config(gallery_of(tmp_path, *names), ["run.rounds=2"]))
+    models = [*plan.evaluated(), plan.policy(-1)]
+    orders = [
+        order for model in {model.name: model for model in models}.values() for order in plan.grading_orders([model])
+    ]
+    drawn = [order.id for segment in range(len(plan.segments())) for order in plan.draw_orders(0, segment)]
+    for ids in (drawn, [order.id for order in orders]):
+        assert len(ids) == len(set(ids))
+        assert all(is_name(id_) for id_ in ids)
+    assert plan.draw_orders(0, 0)[0].id == "sd1-5-00000"  # as stores of earlier runs have it
 
 
 def test_a_gallery_of_one_is_refused(tmp_path: Path) -> None:
