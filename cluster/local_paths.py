@@ -35,6 +35,7 @@ def settled(config: Config) -> Config:
         prompts=replace(
             prompts,
             train_file=_file("prompts.train_file", prompts.train_file),
+            policy_file=_file("prompts.policy_file", prompts.policy_file),
             test_file=_file("prompts.test_file", prompts.test_file),
         ),
         gallery=replace(
