@@ -20,6 +20,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
+from itercomp_rl.report.plans import plan_sentences, plans_tree
 from itercomp_rl.store.kinds import GRADES, RANKINGS
 from itercomp_rl.store.store import Store
 
@@ -53,6 +54,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             table=table(aspects),
             score_plots=score_plots(aspects),
             side_effects=side_effects(facts) if facts else ([], []),
+            by_rule=plan_sentences(plans_tree(store, plan)),
             lineage=made,
             ran=what_ran(plan, facts, metrics),
             versions=written_with(store) | facts.get("versions", {}),
