@@ -140,7 +140,7 @@ class EndpointChat:
         except httpx.RequestError as error:
             return None, self._hidden(f"{type(error).__name__} {error}")
         except (httpx.InvalidURL, ValueError) as error:
-            raise ConfigError(f"a planner's url is {settings.url!r}, which cannot be asked: {error}") from error
+            raise ConfigError(f"a planner's url is {settings.url!r}, which cannot be opened: {error}") from error
         if response.status_code == 429 or response.status_code >= 500:
             return None, f"status {response.status_code}"
         if response.status_code in ABOUT_THE_PROMPT:
@@ -176,7 +176,7 @@ class EndpointChat:
                 break
             form = other
         if response.status_code == 200 and form != self._form:
-            log.warning("%s does not take every field; it is now asked in the form %s", self._url, form)
+            log.warning("%s does not take every field; requests now have the form %s", self._url, form)
             self._form = form
         return response
 
@@ -184,6 +184,8 @@ class EndpointChat:
         """The error for a refused prompt; for a refused request, if all prompts so far were refused for one reason."""
         said = self._hidden(response.text[:200])
         with self._lock:
+            if self._misconfigured:
+                return self._misconfigured
             if self._refusals is not None and not _CONTENT_FILTER.search(response.text):
                 # Numbers of requests and tokens differ from one to the next.
                 self._refusals[prompt] = re.sub(r"[\w-]*\d[\w-]*", "#", response.text.replace(prompt, ""))
@@ -193,8 +195,7 @@ class EndpointChat:
                         f"{len(self._refusals)} prompts were all refused with status {response.status_code} and one "
                         f"reason, which is then no prompt's: {said}; change the planner's settings, or its kind to rule"
                     )
-            if self._misconfigured:
-                return self._misconfigured
+                    return self._misconfigured
         return PromptRefusedError(f"{self._url} refused with status {response.status_code}: {said}")
 
     def _text(self, content: object) -> str:
