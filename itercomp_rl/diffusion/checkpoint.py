@@ -6,6 +6,7 @@ from typing import Any
 
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.files.tensors import check_whole
+from itercomp_rl.network.hub import fetch_file
 
 # Pipeline class of model_index.json -> the components whose weights a policy needs, besides text encoders.
 WEIGHTS_NEEDED = {
@@ -75,7 +76,7 @@ def check_scheduler(pipeline: str, scheduler: str) -> None:
 def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
     """model_index.json of a folder, or fetched from the hub. Raises: CheckpointError if there is none."""
     folder = Path(folder_or_hub_id)
-    path = folder / "model_index.json" if folder.is_dir() else _fetch_index(str(folder_or_hub_id))
+    path = folder / "model_index.json" if folder.is_dir() else fetch_file(str(folder_or_hub_id), "model_index.json")
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no model_index.json: give a folder made by a diffusers pipeline's save_pretrained"
@@ -89,21 +90,6 @@ def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
     if not isinstance(index, dict):
         raise CheckpointError(f"{path} holds a {type(index).__name__}: the index of a diffusers pipeline is an object")
     return index
-
-
-def _fetch_index(hub_id: str) -> Path:
-    # Imported here: a local folder, the usual case, must not pay for the hub client.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(hf_hub_download(hub_id, "model_index.json"))
-    except HFValidationError as error:
-        raise CheckpointError(f"{hub_id} is neither a folder here nor a hub id like 'owner/name'") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(
-            f"{hub_id} is no folder here, and its model_index.json could not be fetched from the hub: {error}"
-        ) from error
 
 
 def _check_weights(folder: Path) -> None:
