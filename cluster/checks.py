@@ -33,11 +33,11 @@ def check_splits(plan: Plan) -> None:
     A warning counts the held-out prompts that are trained on.
     """
     prompts = plan.config.prompts
-    is_files = prompts.source == "files"
+    is_files, gallery = prompts.source == "files", plan.gallery_prompts
     held_out = [prompt for order in plan.evaluation_orders(plan.policy(-1)) for prompt in order.prompts]
     for kind, found, file in (
         ("held-out", held_out, f"prompts.test_file {prompts.test_file!r}"),
-        ("gallery", plan.gallery_prompts, f"prompts.train_file {prompts.train_file!r}"),
+        ("gallery", gallery, f"prompts.train_file {prompts.train_file!r}"),
     ):
         for aspect in prompts.aspects:
             if not any(aspect in prompt.aspects for prompt in found):

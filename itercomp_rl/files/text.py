@@ -25,7 +25,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = len(split_lines(content[: error.start].decode("utf-8", "replace") + "."))
         raise ConfigError(
-            f"{str(path)!r}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8: save the file as UTF-8"
+            f"{str(path)!r} cannot be read, line {line}: byte 0x{content[error.start]:02x} is not UTF-8: save it so"
         ) from error
     for mark, name, remedy in (
         ("\0", "a NUL character", "save the file as UTF-8; UTF-16 looks like this"),
@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
     ):
         if mark in text:
             line = len(split_lines(text[: text.index(mark)] + "."))
-            raise ConfigError(f"{str(path)!r}, line {line} holds {name}: {remedy}")
+            raise ConfigError(f"{str(path)!r} cannot be read, line {line} holds {name}: {remedy}")
     return text
 
 

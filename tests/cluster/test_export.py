@@ -55,6 +55,7 @@ def run(tmp_path: Path) -> tuple[Config, Store]:
     weights.publish(store, "reward-attribute", 0, trunk.state_dict(), {"report": REPORT})
     score = {"mean": 0.5, "se": 0.02, "n": 123}
     tree = {"aspects": {"attribute": {"base": score | {"mean": 0.25}, "rounds": [score]}}}
+    tree["held_out_prompts"] = {"prompts": 40, "trained_on": 2, "example": "a red cup"}
     (config.run_folder / "results.json").write_text(json.dumps(tree))
     return config, store
 
@@ -78,6 +79,7 @@ def test_an_exported_run_is_a_pipeline_an_adapter_reward_models_and_a_card(
     for fact in ("embedded:base", "1 of 2, 4 updates", "75.0%", "| 40 |", "0.500 ± 0.020", "0.250 ± 0.020", "| 123 |"):
         assert fact in text, fact
     assert f"evaluation seed {config.evaluation.seed}" in text
+    assert "2 of 40 held-out prompts were trained on too, such as 'a red cup'" in text
 
 
 def test_a_round_that_was_not_evaluated_says_so(run: tuple[Config, Store], tmp_path: Path) -> None:

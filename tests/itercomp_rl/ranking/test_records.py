@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from itercomp_rl.items import ImageRef, Prompt, RankOrder
+from itercomp_rl.prompts import prompt_id
 from itercomp_rl.ranking.pairs import PairRules, load_pairs
 from itercomp_rl.ranking.ranking import Ranking
 from itercomp_rl.ranking.records import Judged, load_rankings, rankings_attrs
@@ -66,3 +67,14 @@ def test_flips_turn_about_their_share_of_training_pairs_and_no_held_out_one(stor
 
 def test_an_aspect_nobody_ranked_has_no_pairs(store: Store) -> None:
     assert load_pairs(store, ["r000-00000"], "attribute", PairRules(held_out=0.2, seed=0)) == ([], [])
+
+
+def test_near_copies_of_a_prompt_are_held_out_together() -> None:
+    rules = PairRules(held_out=0.5, seed=0)
+    kept = set()
+    for i in range(40):
+        texts = (f"a red cup {i}", f"A red  Cup {i}", f"a RED cup {i} ")
+        sides = {rules.keeps(Prompt(id=prompt_id(text), text=text)) for text in texts}
+        assert len(sides) == 1
+        kept |= sides
+    assert kept == {True, False}

@@ -57,12 +57,27 @@ def test_a_finished_run_says_what_its_gain_cost(hand_made: HandMade, tmp_path: P
     assert tree["denoising_loss"]["paired_change_by_round"] == [{"mean": 0.1, "se": 0.0, "n": num}]
     assert tree["off_palette"]["policy-0"]["mean"] == 0.01
     assert set(tree["seen_minus_unseen"]) == set(tree["aspects_seen"]) == set(tree["aspects"])
+    orders = hand_made.plan.evaluation_orders(hand_made.plan.policy(-1))
+    held_out = {prompt.text for order in orders for prompt in order.prompts}
+    assert tree["held_out_prompts"] == {"prompts": len(held_out), "trained_on": 0, "example": None}
     printed = (tmp_path / "results.txt").read_text()
     assert "paired gain over the base" in printed
     assert "0.1000±0.0000" in printed
     text = Elements(write_report(hand_made.store, hand_made.plan, tmp_path).read_text(encoding="utf-8")).text
     assert "What the gain cost" in text
     assert "0.6000 ± 0.0000" in text
+    assert f"{len(held_out)}, of which none were trained on" in text
+
+
+def test_held_out_prompts_that_were_trained_on_are_named_above_the_scores(hand_made: HandMade, tmp_path: Path) -> None:
+    facts = {"wall_s": 60.0, "peak_rss_mb": 100, "phases": []}
+    write_results(hand_made.store, hand_made.plan, tmp_path, facts, {"torch": "2"})
+    tree = json.loads((tmp_path / "results.json").read_text())
+    tree["held_out_prompts"] = {"prompts": 8, "trained_on": 3, "example": "a red cup"}
+    (tmp_path / "results.json").write_text(json.dumps(tree))
+    text = Elements(write_report(hand_made.store, hand_made.plan, tmp_path).read_text(encoding="utf-8")).text
+    assert "3 of 8 held-out prompts were trained on too, such as 'a red cup'" in text
+    assert "8, of which 3 were trained on" in text
 
 
 def test_ids_are_unique_and_links_within_the_page_arrive(page: Elements) -> None:
