@@ -2,7 +2,7 @@
 
 No torch is imported, so that a bad configuration fails at once.
 
-    unet/config.json                                          what every component has in its way
+    unet/config.json                                          a network's sizes; schedulers and tokenizers have others
     unet/diffusion_pytorch_model.safetensors                  a model of diffusers; transformers': model.safetensors
     unet/diffusion_pytorch_model.safetensors.index.json       or its shards, by this index
     unet/diffusion_pytorch_model.fp16.safetensors             or a variant, which must be asked for by name
@@ -25,17 +25,22 @@ _VARIANT = re.compile(
     rf"(?:{_DIFFUSERS}|{_TRANSFORMERS})\.(?:(?P<one>[\w-]+?)\.safetensors|safetensors\.index\.(?P<many>[\w-]+)\.json)"
 )
 # The files that may hold a tokenizer's vocabulary, any one group of them. A class that finds none of its own makes an
-# empty vocabulary and says nothing.
-_FAST, _BPE, _SPIECE = ("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",)
+# empty vocabulary and says nothing; a class that is not in this table may need files of other names, or none.
+_FAST, _BPE = ("tokenizer.json",), ("vocab.json", "merges.txt")
 _VOCABULARIES = {
     "CLIPTokenizer": (_FAST, _BPE),
-    "CLIPTokenizerFast": (_FAST, _BPE),
-    "T5Tokenizer": (_FAST, _SPIECE),
-    "T5TokenizerFast": (_FAST, _SPIECE),
-    "PreTrainedTokenizerFast": (_FAST,),
+    "GPT2Tokenizer": (_FAST, _BPE),
+    "Qwen2Tokenizer": (_FAST, _BPE),
+    "T5Tokenizer": (_FAST, ("spiece.model",)),
+    "GemmaTokenizer": (_FAST, ("tokenizer.model",)),
+    "LlamaTokenizer": (_FAST, ("tokenizer.model",)),
+    "XLMRobertaTokenizer": (_FAST, ("sentencepiece.bpe.model",)),
+    "BertTokenizer": (_FAST, ("vocab.txt",)),
+    "PreTrainedTokenizer": (_FAST,),
     "TokenizersBackend": (_FAST,),
 }
-_ANY_VOCABULARY = (_FAST, _BPE, _SPIECE, ("tokenizer.model",), ("sentencepiece.bpe.model",), ("vocab.txt",))
+# Read by every tokenizer where they are there.
+_TOKENS = ("special_tokens_map.json", "added_tokens.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +52,31 @@ class Component:
     class_name: str
 
     @property
+    def is_tokenizer(self) -> bool:
+        """Whether text becomes tokens by it."""
+        return "Tokenizer" in self.class_name or self.class_name == "TokenizersBackend"
+
+    @property
+    def is_processor(self) -> bool:
+        """Whether it prepares images or joint inputs for a network."""
+        return self.class_name.endswith(("Processor", "ProcessorFast", "FeatureExtractor"))
+
+    @property
     def has_weights(self) -> bool:
-        """Whether it is a network: everything that neither its class calls a tokenizer, a scheduler nor a processor."""
-        return not re.search("Tokenizer|Scheduler|Processor|FeatureExtractor", self.class_name)
+        """Whether it is a network: the class names of all other components say what they are."""
+        return not (self.is_tokenizer or self.is_processor or "Scheduler" in self.class_name)
 
     @property
     def documents(self) -> tuple[tuple[str, ...], ...]:
         """The files besides weights that it is made from: any one of these groups."""
-        if "Tokenizer" in self.class_name:
-            groups = _VOCABULARIES.get(self.class_name, _ANY_VOCABULARY)
+        if self.is_tokenizer:
+            groups = _VOCABULARIES.get(self.class_name.removesuffix("Fast"), ((),))
             return tuple(("tokenizer_config.json", *group) for group in groups)
-        if "Scheduler" in self.class_name:
-            return (("scheduler_config.json",),)
-        return (("config.json",),) if self.has_weights else (("preprocessor_config.json",), ("processor_config.json",))
+        if self.is_processor:
+            # Those of other libraries have files of their own.
+            ours = self.library == "transformers"
+            return (("preprocessor_config.json",), ("processor_config.json",)) if ours else ((),)
+        return (("config.json",),) if self.has_weights else (("scheduler_config.json",),)
 
 
 def components(index: Mapping[str, Any]) -> dict[str, Component]:
@@ -148,7 +165,8 @@ class Files:
         prefix = self.within(part)
         for group in part.documents:
             if all(prefix + name in self.names for name in group):
-                for name in group:
+                tokens = [name for name in _TOKENS if part.is_tokenizer and prefix + name in self.names]
+                for name in (*group, *tokens):
                     self._check_document(prefix + name)
                 return
         lacking = [[name for name in group if prefix + name not in self.names] for group in part.documents]

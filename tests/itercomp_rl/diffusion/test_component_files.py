@@ -168,6 +168,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no vocabulary": ("tokenizer/tokenizer.json", Path.unlink, r"tokenizer has no tokenizer\.json"),
     "vocabulary cut": ("tokenizer/tokenizer.json", lambda p: p.write_text('{"model"'), "is not valid JSON"),
     "tokenizer's config cut": ("tokenizer/tokenizer_config.json", lambda p: p.write_bytes(b"\xff"), "not valid JSON"),
+    "tokens cut": ("tokenizer/added_tokens.json", lambda p: p.write_text("{"), "is not valid JSON"),
     "no config": ("text_encoder_2/config.json", Path.unlink, r"text_encoder_2 has no config\.json"),
     "config cut": ("unet/config.json", lambda p: p.write_text(""), "is not valid JSON"),
     "no component folder": ("vae", shutil.rmtree, r"vae has no config\.json"),
@@ -232,6 +233,16 @@ def test_the_classes_tokenizers_need_vocabularies_of_their_own_kind(copy: Callab
         check_checkpoint(folder)
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     check_checkpoint(folder)
+
+
+def test_a_tokenizer_of_an_unknown_class_may_have_files_of_other_names(pixart: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pixart, tmp_path / "pixart"))
+    _rewritten(lambda tree: tree.update(tokenizer=["transformers", "ByT5Tokenizer"]))(folder / "model_index.json")
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    check_drawing(folder)
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer has no tokenizer_config\.json: its ByT5Tokenizer cannot"):
+        check_drawing(folder)
 
 
 def test_sd3_without_its_t5_encoder_is_whole(copy: Callable[[str], Path]) -> None:
