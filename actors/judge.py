@@ -10,7 +10,7 @@ from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import place_newcomers
-from itercomp_rl.judges.scoring import GroupJudge, ImageScorer
+from itercomp_rl.judges.scoring import GroupJudge, ImageScorer, score_aspects
 from itercomp_rl.ranking.ranking import PlacingRule
 from itercomp_rl.ranking.records import Judged, load_rankings, prompt_of, rankings_attrs
 from itercomp_rl.reward.ensemble import RewardEnsemble
@@ -42,7 +42,10 @@ class Judge:
             self._store.put(RANKINGS, order.id, {}, rankings_attrs(order, rankings))
 
     def grade(self, segment: str) -> None:
-        """Commit the grades of an evaluations segment: score and pass per aspect; by the oracle also odd pixels."""
+        """Commit the grades of an evaluations segment: score and pass on what each prompt is about, also odd pixels.
+
+        Pixels of no colour of the world are counted where the oracle grades.
+        """
         if self._store.has(GRADES, segment):
             return
         record = self._store.get(EVALUATIONS, segment)
@@ -54,7 +57,7 @@ class Judge:
         if self._scorer is None:
             self._scorer = open_scorer(kind, self._config, self._device)
         grades: list[dict[str, Any]] = [{"prompt": prompt.id, "grades": {}} for prompt in prompts]
-        scored = self._scorer.score([prompts[row] for row in rows], list(images))
+        scored = score_aspects(self._scorer, [prompts[row] for row in rows], list(images), self._aspects)
         for row, scores, image in zip(rows, scored, images, strict=True):
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":

@@ -1,4 +1,4 @@
-"""What must hold of a config's models and rank files before any process starts."""
+"""What must hold of a run's prompts, models and rank files before any process starts."""
 
 import logging
 from collections.abc import Sequence
@@ -8,10 +8,12 @@ from itercomp_rl.config.rules.gallery import PLANNED
 from itercomp_rl.config.rules.judging import is_rank_file
 from itercomp_rl.config.schema import OWN_POLICY, Config
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_scheduler, drawing_checkpoint, policy_checkpoint
-from itercomp_rl.errors import CheckpointError
+from itercomp_rl.errors import CheckpointError, ConfigError
+from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Prompt
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
+from itercomp_rl.plan import Plan
 from itercomp_rl.reward.source import check_reward_source
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,34 @@ _CARRIERS = {
     "lmd": ("StableDiffusionPipeline", *GALLERY_ONLY),
     "instance_diffusion": ("StableDiffusionPipeline", *GALLERY_ONLY),
 }
+
+
+def check_splits(plan: Plan) -> None:
+    """Raises: ConfigError if an aspect has no prompt to rank or to grade, or every held-out prompt is trained on.
+
+    A warning counts the held-out prompts that are trained on.
+    """
+    prompts = plan.config.prompts
+    is_files = prompts.source == "files"
+    held_out = [prompt for order in plan.evaluation_orders(plan.policy(-1)) for prompt in order.prompts]
+    for kind, found, file in (
+        ("held-out", held_out, f"prompts.test_file {prompts.test_file!r}"),
+        ("gallery", plan.gallery_prompts, f"prompts.train_file {prompts.train_file!r}"),
+    ):
+        for aspect in prompts.aspects:
+            if not any(aspect in prompt.aspects for prompt in found):
+                raise ConfigError(
+                    f"prompts.aspects names {aspect!r}, but none of the {len(found)} {kind} prompts is about it "
+                    f"({file if is_files else 'prompts.world'}): add prompts that are, or take the aspect out"
+                )
+    shared = overlap_of(plan)
+    if shared.num_trained_on == shared.num_prompts:
+        raise ConfigError(
+            f"prompts.test_file is {prompts.test_file!r}: all {shared.num_prompts} held-out prompts are trained on too "
+            f"({shared.example!r} first): hold out prompts that prompts.train_file and prompts.policy_file do not have"
+        )
+    if sentence := overlap_sentence(shared.tree()):
+        log.warning("%s Take them out of one of the files", sentence)
 
 
 def check_models(config: Config) -> None:

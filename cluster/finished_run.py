@@ -1,6 +1,7 @@
 """What can be asked of a finished run: measure its versions anew, draw with them. In this process, without Ray."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,21 @@ import torch
 
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.evaluation.overlap import overlap
 from itercomp_rl.evaluation.scores import Graded, aspects_of
 from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import DrawOrder, ModelRef
 from itercomp_rl.judges.choice import open_scorer
-from itercomp_rl.judges.scoring import ImageScorer
+from itercomp_rl.judges.scoring import ImageScorer, score_aspects
 from itercomp_rl.plan import Plan, draw_evaluations
 from itercomp_rl.prompts import check_prompt, held_out_prompts, user_prompts
 from itercomp_rl.report.images import save_grid
+from itercomp_rl.run.prompts_record import trained_texts
 from itercomp_rl.store import weights
 from itercomp_rl.store.kinds import POLICY
 from itercomp_rl.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None, seed: int, num: int) -> dict[str, Any]:
@@ -31,24 +36,42 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
         chosen = [(prompt, repeat) for prompt in user_prompts(file, config.prompts) for repeat in range(num)]
     else:
         chosen = held_out_prompts(config.prompts, num, seed, split)
+    if split == "test" or file is not None:
+        _warn_of_trained(store, [prompt.text for prompt, _ in chosen])
     plan = Plan(config=config)
     published = set(weights.versions(store, POLICY))
     models = [model for model in plan.evaluated() if model.version is None or model.version in published]
     gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device())
     grades = {
-        model.name: _grades(gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)))
+        model.name: _grades(
+            gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)), config.prompts.aspects
+        )
         for model in models
     }
     rounds = [plan.policy(version).name for version in sorted(published) if version < plan.rounds]
     return aspects_of(grades, plan.policy(-1).name, rounds)
 
 
-def _grades(gallery: Gallery, scorer: ImageScorer, orders: Iterable[DrawOrder]) -> dict[str, list[Graded]]:
+def _warn_of_trained(store: Store, texts: list[str]) -> None:
+    found = overlap(texts, trained_texts(store))
+    if found.num_trained_on:
+        log.warning(
+            "%d of %d prompts were trained on in this run, such as %r: scores on these are not held out",
+            found.num_trained_on,
+            found.num_prompts,
+            found.example,
+        )
+
+
+def _grades(
+    gallery: Gallery, scorer: ImageScorer, orders: Iterable[DrawOrder], aspects: Sequence[str]
+) -> dict[str, list[Graded]]:
     found: dict[str, list[Graded]] = {}
     place = 0
     for order in orders:
         images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
-        for prompt, scores in zip(order.prompts, scorer.score(order.prompts, list(images)), strict=True):
+        scored = score_aspects(scorer, order.prompts, list(images), aspects)
+        for prompt, scores in zip(order.prompts, scored, strict=True):
             for aspect, score in scores.items():
                 grade = Graded(place=place, prompt=prompt.id, score=score.value, passed=score.passed)
                 found.setdefault(aspect, []).append(grade)

@@ -11,12 +11,13 @@ from typing import Any
 
 import ray
 
-from cluster.checks import check_models, check_ranks
+from cluster.checks import check_models, check_ranks, check_splits
 from cluster.costs import RunCosts
 from cluster.drive import drive
+from cluster.local_paths import settled
 from cluster.placement import workers
 from cluster.processes import cluster, places, start_workers
-from cluster.run_folder import claimed, load_run, prepare_folder, settled
+from cluster.run_folder import claimed, load_run, prepare_folder
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
@@ -72,7 +73,7 @@ def check(config: Config, reuse: str | None) -> CheckedRun:
     began = time.monotonic()
     config = settled(config)
     plan = Plan(config=config)
-    _ = plan.gallery_prompts, plan.evaluation_orders(plan.policy(-1))  # bad prompt files are found here
+    check_splits(plan)
     check_models(config)
     check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)

@@ -9,22 +9,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from cluster.ray_job import has_working_copy
+from cluster.local_paths import settled
 from itercomp_rl.config.load import config_of_run, to_tree
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.store.store import Store, open_store
 
 log = logging.getLogger(__name__)
-
-
-def settled(config: Config) -> Config:
-    """The config with run.dir absolute, so that every process means the same folder.
-
-    A job's working folder is Ray's copy, which goes with the session: there `run.dir` is taken from the home folder.
-    """
-    start = Path.home() if has_working_copy() else Path.cwd()
-    return replace(config, run=replace(config.run, dir=str(start / Path(config.run.dir).expanduser())))
 
 
 def load_run(run_: str | Path) -> tuple[Config, Store]:
@@ -37,7 +28,7 @@ def load_run(run_: str | Path) -> tuple[Config, Store]:
         raise ConfigError(f"{str(run_)!r} is no run: give a run folder, or the name of one under ./runs")
     config = config_of_run(file)
     at = folder.absolute()  # the folder may have been moved
-    config = replace(config, run=replace(config.run, dir=str(at.parent), name=at.name))
+    config = settled(replace(config, run=replace(config.run, dir=str(at.parent), name=at.name)))
     return config, open_store(config.store_url, durable=config.store.durable)
 
 
@@ -60,7 +51,7 @@ def prepare_folder(config: Config, *, resume: bool) -> Path:
                 "or choose another run.name"
             )
         old = config_of_run(file)
-        old = replace(old, run=replace(old.run, dir=config.run.dir))  # the folder may have been moved
+        old = settled(replace(old, run=replace(old.run, dir=config.run.dir)))  # the folder may have been moved
         differing = [
             key for key, value in to_tree(config).items() if value != to_tree(old)[key] and key not in _MAY_CHANGE
         ]

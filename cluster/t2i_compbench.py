@@ -12,6 +12,7 @@ import torch
 from rich.table import Table
 
 from cluster.image_drawers import by_actors, here
+from cluster.local_paths import settled, settled_ref
 from cluster.processes import cluster
 from cluster.run_folder import load_run
 from itercomp_rl.config.schema import OWN_POLICY, Config
@@ -97,22 +98,24 @@ def run(job: Job, config: Config) -> Table | None:
         for category in job.categories
     }
     models = [_model(name, source, job, config) for name, source in job.models]
+    local = settled(config)  # to draw and score with; the folder keeps the paths that were typed
     if job.shard[1] == 1:
-        _check_scorers(job, config)
+        _check_scorers(job, local)
     settings = _settings(job, config)
     _claim(job.out, settings)
     for name, ref, _ in models:
         _claim(job.out / name, {"model": asdict(ref)})
+    models = [(name, settled_ref(ref), store_url) for name, ref, store_url in models]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     has_actors = config.actors.samplers.count > 1 or job.address is not None
     with cluster(job.address) if has_actors else nullcontext():
         for name, ref, store_url in models:
-            own = replace(config, store=replace(config.store, url=store_url))
+            own = replace(local, store=replace(local.store, url=store_url))
             with by_actors(own, ref) if has_actors else nullcontext(here(own, ref, device)) as draw:
                 _draw(job, own, name, draw, samples)
     if job.shard[1] > 1:
         return None
-    scorings = _Scorings(job, config, device)
+    scorings = _Scorings(job, local, device)
     cells = {name: _scores(job, name, samples, scorings) for name, _, _ in models}
     cells = _with_earlier(job.out, cells)
     columns = _columns(cells, config)
@@ -146,7 +149,7 @@ def _model(name: str, source: str, job: Job, config: Config) -> tuple[str, Model
                 f"gallery.members.{member}={{model: ..., num_steps: ...}}"
             )
         ref = Plan(config=config).member(member)
-        check_drawing(checkpoint_path(ref.checkpoint))
+        check_drawing(checkpoint_path(settled_ref(ref).checkpoint))
         return name, ref, plans
     run_, _, round_ = source.rpartition("@") if "@" in source else (source, "", "")
     if (Path(run_) / "config.yaml").is_file():
@@ -161,8 +164,9 @@ def _model(name: str, source: str, job: Job, config: Config) -> tuple[str, Model
             )
         policy = Plan(config=run_config).policy(version)
         return name, replace(policy, num_steps=job.num_steps, guidance=job.guidance), run_config.store_url
-    check_drawing(checkpoint_path(source))
-    return name, ModelRef(name=name, checkpoint=source, num_steps=job.num_steps, guidance=job.guidance), plans
+    ref = ModelRef(name=name, checkpoint=source, num_steps=job.num_steps, guidance=job.guidance)
+    check_drawing(checkpoint_path(settled_ref(ref).checkpoint))
+    return name, ref, plans
 
 
 def _settings(job: Job, config: Config) -> dict[str, Any]:

@@ -170,3 +170,6 @@ class PolicyOrder:
     live_role: str  # store role under which every update's weights are published for the rollers
     rewards: Mapping[str, RewardReport]
     rankings: tuple[str, ...]  # where the gallery images of the pre-training loss are listed
+    pretraining_models: tuple[str, ...] | None = None  # whose images that loss may take; None: every model's
+    total_updates: int | None = None  # of all rounds that go on from one another; None: of this round alone
+    keeps_state: bool = False  # the next round goes on from the raw weights and moments that this one ends with

@@ -9,13 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from itercomp_rl.config.schema import ALL, OWN_POLICY, Config, MemberConfig
+from itercomp_rl.config.schema import ALL, BASE, OWN_POLICY, Config, MemberConfig, draws_as_base, policy_name
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, training_prompts
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store.kinds import EVALUATIONS, IMAGES, POLICY
-
-BASE = "base policy"  # the policy before the first round, in tables
+from itercomp_rl.store.record_ids import evaluation_id, images_id, losses_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,15 @@ class Plan:
         return self._training[1]
 
     @property
+    def pretraining_models(self) -> tuple[str, ...] | None:
+        """The gallery members whose images the pre-training loss may take; None: all of them."""
+        policy = self.config.policy
+        if policy.pretraining_images != "base":
+            return None
+        members = self.config.gallery.members.items()
+        return tuple(name for name, member in members if draws_as_base(member, policy.model))
+
+    @property
     def rounds(self) -> int:
         """How many rounds the run has."""
         return self.config.run.rounds
@@ -52,7 +60,7 @@ class Plan:
         """The policy that round `after_round` published; -1 is the base."""
         policy = self.config.policy
         return ModelRef(
-            name=BASE if after_round < 0 else f"policy-{after_round}",
+            name=BASE if after_round < 0 else policy_name(after_round),
             checkpoint=policy.model,
             role=None if after_round < 0 else POLICY,
             version=None if after_round < 0 else after_round,
@@ -122,7 +130,7 @@ class Plan:
         return [
             DrawOrder(
                 kind=IMAGES,
-                id=_images_id(model.name, segment),
+                id=images_id(model.name, segment),
                 round=round_,
                 model=model,
                 prompts=prompts,
@@ -159,7 +167,7 @@ class Plan:
         """Rank every image of a segment's prompts, or place the newcomers in the last ranking."""
         start, stop = self.segments()[segment]
         models = [model.name for r in range(round_ + 1) for model in self.newcomers(r)]
-        images = {name: _images_id(name, segment) for name in models}
+        images = {name: images_id(name, segment) for name in models}
         placing = round_ > 0 and self.config.judge.later_rounds == "reward"
         return RankOrder(
             id=self.rankings_id(round_, segment),
@@ -268,7 +276,7 @@ class Plan:
         prompts = [prompt for order in self.evaluation_orders(model) for prompt in order.prompts][:num]
         return [
             MeasureOrder(
-                id=f"test-s{evaluation.seed}-{_plain(model.name)}",
+                id=losses_id(model.name, "test", evaluation.seed),
                 round=-1 if model.version is None else model.version,
                 model=model,
                 prompts=tuple(prompts),
@@ -296,7 +304,7 @@ def draw_evaluations(
         orders.append(
             DrawOrder(
                 kind=EVALUATIONS,
-                id=f"{split}-s{seed}-{_plain(model.name)}-{number:05d}",
+                id=evaluation_id(model.name, split, seed, number),
                 round=-1 if model.version is None else model.version,
                 model=model,
                 prompts=tuple(prompt for prompt, _ in part),
@@ -304,11 +312,3 @@ def draw_evaluations(
             )
         )
     return orders
-
-
-def _images_id(model: str, segment: int) -> str:
-    return f"{_plain(model)}-{segment:05d}"
-
-
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

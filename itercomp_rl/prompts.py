@@ -1,9 +1,11 @@
-"""Where prompts come from: the embedded world's language, or files; training and held-out ones never mix."""
+"""Where prompts come from: the embedded world's language, whose splits share no combination, or files."""
 
 import hashlib
-import json
+import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -11,14 +13,23 @@ import numpy as np
 
 from itercomp_rl.config.schema import PromptsConfig
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.prompt_rows import PromptRow, read_prompt_rows
+from itercomp_rl.files.text import has_lone_surrogate
 from itercomp_rl.items import ASPECTS, Prompt
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.shapes.scenes import World, caption, draw_scenes, parse
+
+log = logging.getLogger(__name__)
 
 
 def prompt_id(text: str) -> str:
     """A stable name for a prompt's text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def same_text(text: str) -> str:
+    """What two texts share that differ in case, in blanks or in how Unicode composes their letters alone."""
+    return unicodedata.normalize("NFC", " ".join(unicodedata.normalize("NFC", text).casefold().split()))
 
 
 def shapes_prompts(world: World, split: str, num: int, seed: int) -> list[Prompt]:
@@ -43,41 +54,28 @@ def shapes_prompts(world: World, split: str, num: int, seed: int) -> list[Prompt
                 return list(found.values())
 
 
-def file_prompts(file: str | Path, aspects: list[str]) -> list[Prompt]:
-    """Prompts of a text file (one a line) or a JSON list of strings or {"text", "aspects"?}; repeated texts count once.
+def file_prompts(file: str | Path, aspects: Sequence[str]) -> list[Prompt]:
+    """The prompts of a file, in any form of files.prompt_rows.
 
-    Raises: ConfigError if the file is missing, unreadable, no list, empty or holds an empty prompt or unknown aspect.
+    A prompt that names no aspect is about `aspects`. A repeated text counts once, and is about what any of its rows
+    names. Raises: ConfigError that names file, place and way out.
     """
-    path = Path(file)
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompt file {str(file)!r} cannot be read: {error}") from error
-    if path.suffix == ".json":
-        try:
-            rows = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"prompt file {str(file)!r} is not JSON: {error}") from error
-        if not isinstance(rows, list):
-            raise ConfigError(f'prompt file {str(file)!r} must hold a list, such as [{{"text": "a red circle"}}]')
-        rows = [row if isinstance(row, dict) else {"text": row} for row in rows]
-    else:
-        rows = [{"text": line} for line in content.splitlines() if line.strip()]
-    found: dict[str, Prompt] = {}
-    for place, row in enumerate(rows, 1):
-        text = str(row.get("text", "")).strip()
-        if not text:
-            raise ConfigError(f"prompt file {str(file)!r}: entry {place} has no text")
-        own = row.get("aspects", aspects)
-        if not isinstance(own, list) or not own or any(aspect not in ASPECTS for aspect in own):
-            raise ConfigError(
-                f"prompt file {str(file)!r}: aspects of entry {place} are {own!r}; "
-                f"they must be a list of some of {', '.join(ASPECTS)}"
-            )
-        found.setdefault(text, Prompt(id=prompt_id(text), text=text, aspects=tuple(own)))
-    if not found:
-        raise ConfigError(f"prompt file {str(file)!r} holds no prompt")
-    return list(found.values())
+    named: dict[str, list[str]] = {}
+    for row in read_prompt_rows(Path(file)):
+        named.setdefault(row.text, []).extend(_named_aspects(file, row, aspects))
+    return [Prompt(id=prompt_id(text), text=text, aspects=tuple(dict.fromkeys(own))) for text, own in named.items()]
+
+
+def _named_aspects(file: str | Path, row: PromptRow, aspects: Sequence[str]) -> Sequence[str]:
+    own = row.aspects
+    if own is None:
+        return aspects
+    if not isinstance(own, list) or not own or any(a not in ASPECTS or own.count(a) > 1 for a in own):
+        raise ConfigError(
+            f"prompt file {str(file)!r}: aspects of {row.place} are {own!r}; "
+            f"they must be a list of some of {', '.join(ASPECTS)}, each once"
+        )
+    return own
 
 
 def world_of(config: PromptsConfig) -> World:
@@ -98,13 +96,63 @@ def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], li
         world = world_of(config)
         gallery = shapes_prompts(world, "train", config.gallery, seed_of(seed, "gallery prompts"))
         return gallery, shapes_prompts(world, "train", config.policy, seed_of(seed, "policy prompts"))
-    assert config.train_file
-    found = file_prompts(config.train_file, config.aspects)
-    order = np.random.default_rng(seed_of(seed, "gallery prompts")).permutation(len(found))
-    shuffled = [found[i] for i in order]
-    if len(found) < config.gallery:
-        raise ConfigError(f"prompts.gallery is {config.gallery}, but {config.train_file!r} holds {len(found)} prompts")
-    return shuffled[: config.gallery], shuffled[: config.policy]
+    gallery_pool = _pool(config, "train_file")
+    gallery = _shuffled(gallery_pool, seed_of(seed, "gallery prompts"))
+    policy = gallery
+    if config.policy_file:
+        policy = _shuffled(_pool(config, "policy_file"), seed_of(seed, "policy prompts"))
+    _require_enough("gallery", config.gallery, "train_file", config.train_file, gallery)
+    key = "policy_file" if config.policy_file else "train_file"
+    _require_enough("policy", config.policy, key, getattr(config, key), policy)
+    return gallery[: config.gallery], policy[: config.policy]
+
+
+def _pool(config: PromptsConfig, key: str) -> list[Prompt]:
+    """The prompts of the file that a key of `prompts` names."""
+    file = getattr(config, key)
+    try:
+        return _about(file_prompts(file, config.aspects), config.aspects, repr(file))
+    except ConfigError as error:
+        raise ConfigError(f"prompts.{key}: {error}") from error
+
+
+def _about(prompts: list[Prompt], aspects: Sequence[str], where: str) -> list[Prompt]:
+    """The prompts that are about one of a run's aspects, with these aspects alone; a warning counts what is left out.
+
+    Raises: ConfigError if there is none.
+    """
+    found = [replace(p, aspects=tuple(aspect for aspect in p.aspects if aspect in aspects)) for p in prompts]
+    kept = [prompt for prompt in found if prompt.aspects]
+    changed = [old for old, new in zip(prompts, found, strict=True) if old.aspects != new.aspects]
+    if not kept:
+        raise ConfigError(
+            f"{where}: its {len(prompts)} prompts are about none of prompts.aspects ({', '.join(aspects)}), such as "
+            f"{changed[0].text!r} ({', '.join(changed[0].aspects)}): give prompts that are, or change prompts.aspects"
+        )
+    if changed:
+        log.warning(
+            "%s: %d of %d prompts are about aspects that prompts.aspects does not have, such as %r (%s): these aspects "
+            "do not count, and %d prompts that have no other are left out",
+            where,
+            len(changed),
+            len(prompts),
+            changed[0].text,
+            ", ".join(changed[0].aspects),
+            len(prompts) - len(kept),
+        )
+    return kept
+
+
+def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    return [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
+
+
+def _require_enough(key: str, num: int, file_key: str, file: str | None, pool: list[Prompt]) -> None:
+    if len(pool) < num:
+        raise ConfigError(
+            f"prompts.{key} is {num}, but prompts.{file_key} {file!r} holds {len(pool)} prompts: lower the number, or "
+            "add prompts to the file"
+        )
 
 
 def held_out_prompts(
@@ -122,10 +170,11 @@ def held_out_prompts(
             for text in dict.fromkeys(caption(scene, way) for way in range(4))
         ]
     else:
-        assert config.train_file and config.test_file
         if split == "validation":
             raise ConfigError("prompt files have no validation split: take test, or train, or give a file (--prompts)")
-        pool = file_prompts(config.test_file if split == "test" else config.train_file, config.aspects)
+        # What the policy learned by heart is of its own prompts.
+        key = "test_file" if split == "test" else "policy_file" if config.policy_file else "train_file"
+        pool = _pool(config, key)
     if not pool:
         raise ConfigError(f"there is no prompt in the {split} split of prompts.world: allow more colours or shapes")
     order = np.random.default_rng(seed_of(seed, "held out", split)).permutation(len(pool))
@@ -175,19 +224,23 @@ def prompts_to_show(prompts: Sequence[Prompt], num: int) -> list[int]:
 
 def user_prompts(file: str | Path, config: PromptsConfig) -> list[Prompt]:
     """Prompts a user wrote for an evaluation; in the embedded world each must be of its language."""
-    found = file_prompts(file, config.aspects)
-    if config.source != "shapes":
-        return found
-    try:
-        return [Prompt(id=p.id, text=p.text, aspects=parse(p.text).aspects) for p in found]
-    except ValueError as error:
-        raise ConfigError(f"prompt file {str(file)!r}: {error}") from error
+    found, where = file_prompts(file, config.aspects), f"prompt file {str(file)!r}"
+    if config.source == "shapes":
+        try:
+            found = [replace(prompt, aspects=parse(prompt.text).aspects) for prompt in found]
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    return _about(found, config.aspects, where)
 
 
 def check_prompt(text: str, config: PromptsConfig) -> None:
     """Raises: ConfigError for an empty prompt or, in the embedded world, one that is not of its language."""
     if not text.strip():
         raise ConfigError("the prompt is empty: say what to draw, such as 'a red circle left of a blue square'")
+    if has_lone_surrogate(text):
+        raise ConfigError(
+            f"the prompt {text!r} holds bytes that are not UTF-8: give it in a terminal that speaks UTF-8"
+        )
     if config.source == "shapes":
         try:
             parse(text)

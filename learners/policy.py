@@ -21,7 +21,7 @@ from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
 from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
-from itercomp_rl.ranking.records import load_rankings
+from itercomp_rl.ranking.pretraining_images import load_pretraining_images
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.published import load_reported
 from itercomp_rl.seeds import seed_of
@@ -79,12 +79,18 @@ class PolicyLearner:
         settings = self._settings
         gallery = self._gallery_images(order) if settings.pretraining_weight else []
         policy = self._policy(order, [prompt.text for prompt, _ in gallery])
-        engine = open_engine(policy.trainable, engine_spec(settings.engine), self._group, self._device)
+        engine = open_engine(
+            policy.trainable,
+            engine_spec(settings.engine, order.total_updates or settings.updates),
+            self._group,
+            self._device,
+        )
         policy.network = engine.module
-        for earlier in range(order.round):  # of a process that was killed before it could
-            drop_checkpoints(self._checkpoints, _stem(earlier), rank=self._group.rank)
+        self._drop_old_checkpoints(order)
         if newest := newest_checkpoint(self._checkpoints, _stem(order.round)):
             load_checkpoint(engine, newest)
+        elif order.start_version is not None:
+            self._go_on(engine, order.start_version)
         self._task = _Task(
             order=order,
             policy=policy,
@@ -112,6 +118,8 @@ class PolicyLearner:
         task.feedback = Feedback(
             weights={aspect: report.weight for aspect, report in trusted.items()},
             target=settings.target,
+            targets={aspect: settings.targets[aspect] for aspect in trusted if aspect in settings.targets},
+            combine=settings.combine,  # type: ignore[arg-type]  # checked with the config
             scale=settings.loss_scale,
             num_grad_steps=settings.grad_steps,
             guidance=settings.rollout_guidance,
@@ -139,7 +147,7 @@ class PolicyLearner:
         return {name: fmean(m[name] for m in found if name in m) for name in names} | stepped
 
     def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-        """Publish the round's policy, the moving average where one is kept, with its lineage; let go of the memory."""
+        """Publish the round's policy, the moving average where one is kept, with its lineage; free the memory."""
         task = self._opened()
         attrs = {
             "round": task.order.round,
@@ -152,9 +160,13 @@ class PolicyLearner:
             "updates": task.engine.updates,
             "seed": self._seed,
         }
+        if task.order.keeps_state:  # before the policy is there: whoever sees it may begin the next round
+            save_checkpoint(task.engine, self._checkpoints, _state_after(task.order.round), rank=self._group.rank)
         learned = task.engine.weights(ema=True)
         weights.publish(self._store, POLICY, task.order.round, learned, attrs, self._ranks())
         drop_checkpoints(self._checkpoints, _stem(task.order.round), rank=self._group.rank)
+        if task.order.start_version is not None:
+            drop_checkpoints(self._checkpoints, _state_after(task.order.start_version), rank=self._group.rank)
         task.engine.close()
         self._task = None
 
@@ -186,6 +198,30 @@ class PolicyLearner:
             policy.enable_gradient_checkpointing()
         return policy
 
+    def _go_on(self, engine: Engine, start_version: int) -> None:
+        """Give the engine the raw weights, the moments and the average that the round before ended with.
+
+        What a round publishes is an average, which lags behind what was learned. Where that round's state cannot be
+        used (another run folder, a group of another size under ZeRO), the round starts from what it published.
+        """
+        state = newest_checkpoint(self._checkpoints, _state_after(start_version))
+        try:
+            if state is None:
+                raise CheckpointError(f"{self._checkpoints} holds no state of round {start_version}")
+            engine.check(state)
+        except CheckpointError as error:
+            log.warning("the policy goes on from its published average, with new moments: %s", error)
+            return
+        load_checkpoint(engine, state)
+        engine.restart_count()
+
+    def _drop_old_checkpoints(self, order: PolicyOrder) -> None:
+        """Delete what no round needs any more, and what a process that was killed could not delete."""
+        for earlier in range(order.round):
+            drop_checkpoints(self._checkpoints, _stem(earlier), rank=self._group.rank)
+            if earlier != order.start_version:
+                drop_checkpoints(self._checkpoints, _state_after(earlier), rank=self._group.rank)
+
     def _losses(self, task: "_Task", rollout: Rollout, num_rollouts: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """The loss at each gradient point of a rollout, to be summed; their backward passes can run one by one.
 
@@ -212,7 +248,16 @@ class PolicyLearner:
         images = [torch.from_numpy(image) for image in self._images.load_each([ref for _, ref in chosen])]
         fitted = [task.policy.fit(image.to(self._device).permute(2, 0, 1)[None].float() / 255) for image in images]
         latents = task.policy.encode_images(torch.cat(fitted))
-        return task.policy.denoising_loss(latents, self._conditions([prompt for prompt, _ in chosen]), generator)
+        return task.policy.denoising_loss(
+            latents, self._captions([prompt.text for prompt, _ in chosen], generator), generator
+        )
+
+    def _captions(self, texts: list[str], generator: torch.Generator) -> Conditioning:
+        """Conditioning of the captions, of which the share `caption_dropout` is left out."""
+        if dropout := self._settings.caption_dropout:
+            is_kept = torch.rand(len(texts), generator=generator) >= dropout
+            texts = [text if kept else "" for text, kept in zip(texts, is_kept.tolist(), strict=True)]
+        return self._encoded.of(texts, self._device)
 
     def _feedback(
         self, task: "_Task", rollout: Rollout, point: int, generator: torch.Generator
@@ -245,12 +290,8 @@ class PolicyLearner:
         return self._encoded.of([prompt.text for prompt in prompts], self._device)
 
     def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:
-        return [
-            (prompt, ref)
-            for id_ in order.rankings
-            for prompt, images, _ in load_rankings(self._store, id_)
-            for ref in images.values()
-        ]
+        winners = self._settings.pretraining_images == "winners"
+        return load_pretraining_images(self._store, order.rankings, winners=winners, models=order.pretraining_models)
 
     def _publish_live(self, task: "_Task") -> None:
         current = task.engine.weights(ema=False)
@@ -264,6 +305,11 @@ class PolicyLearner:
 
 def _stem(round_: int) -> str:
     return f"r{round_:03d}"
+
+
+def _state_after(round_: int) -> str:
+    """Name of the checkpoint from which the next round goes on."""
+    return f"after-r{round_:03d}"
 
 
 def lora_of(settings: PolicyConfig, policy: Policy) -> Lora:

@@ -1,4 +1,4 @@
-"""What the ranks of a learner tell each other beside gradients: JSON, never pickled."""
+"""The ranks of a learner as writers of one version: what they exchange beside gradients is JSON, never pickled."""
 
 import json
 

@@ -46,7 +46,7 @@ def evaluate() -> None:
 @click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
 @click.option("--split", type=click.Choice(["test", "validation", "train"]), default="test", show_default=True)
 @click.option(
-    "--prompts", "file", type=click.Path(path_type=Path), help="Your own prompts, one a line, in place of a split."
+    "--prompts", "file", type=click.Path(path_type=Path), help="A file of your own prompts in place of a split."
 )
 @click.option("--seed", type=int, default=1234, show_default=True, help="Evaluation seed.")
 @click.option(

@@ -38,13 +38,14 @@ def plan(config: str, overrides: tuple[str, ...], size: str | None, file: Path |
     """What a run of CONFIG with OVERRIDES asks for; with stage times, how long it takes and which ratio is best."""
     from rich.console import Console
 
+    from cluster.local_paths import settled
     from cluster.placement import Node, cores_and_gpus, workers
     from itercomp_rl.config.load import load_config
     from itercomp_rl.forecast.simulation import LightPlan
 
     if file is not None and run is not None:
         raise click.UsageError("give --times or --from, not both")
-    settings = load_config(config, list(overrides))
+    settings = settled(load_config(config, list(overrides)))
     nodes = _nodes(size, settings) if size else None
     console = Console()
     wide = console if console.is_terminal else Console(width=120)

@@ -21,7 +21,14 @@ from cluster.ray_job import keep_to_loopback
     shell_complete=complete_run,
     help="Copy what RUN drew, ranked and learned just as this run would, up to the first policy.",
 )
-def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | None, reuse: str | None) -> None:
+@click.option(
+    "--control",
+    is_flag=True,
+    help="Then run it again without learning any preference (NAME-control), and show what the preferences add.",
+)
+def run(
+    config: str, overrides: tuple[str, ...], resume: bool, address: str | None, reuse: str | None, control: bool
+) -> None:
     """Run CONFIG (a file, or the name of a shipped one) with OVERRIDES like policy.updates=10."""
     from itercomp_rl.config.load import load_config
 
@@ -30,6 +37,10 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
     from cluster.launch import run as launch
 
     folder = launch(settings, resume=resume, address=address, reuse=reuse)
+    if control:
+        from cluster.control import run_control
+
+        run_control(folder, address=address)
     click.echo((folder / "results.txt").read_text())
     click.echo(f"results: {folder / 'results.json'}")
     click.echo(f"images:  {folder / 'images.png'}")

@@ -4,6 +4,7 @@ Imports neither torch nor ray: a wrong config fails at once.
 """
 
 import difflib
+import re
 from dataclasses import fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from itercomp_rl.config.rules.check import check
 from itercomp_rl.config.schema import Config, MemberConfig, PlannerConfig
+from itercomp_rl.config.text_settings import check_texts, is_text
 from itercomp_rl.errors import ConfigError
 
 
@@ -37,28 +39,52 @@ def load_config(file: str | Path, overrides: list[str] | None = None) -> Config:
     base = _read(preset("base"))
     own = _read(path)
     _known(OmegaConf.to_container(own), Config, "", str(path))
+    check_texts(OmegaConf.to_container(own), str(path), path.read_text(encoding="utf-8"))
     if OmegaConf.select(own, "gallery.members") is not None:
         OmegaConf.update(base, "gallery.members", {}, merge=False)  # a file's gallery replaces the base's
     merged = _merge(base, own, str(path))
     for text in overrides or []:
-        if "=" not in text or text.startswith(("+", "-", "~")):
-            raise ConfigError(f"override {text!r} is not of the form key=value, such as policy.updates=10")
-        try:
-            override = OmegaConf.from_dotlist([text])
-        except Exception as error:  # OmegaConf raises PyYAML's own classes here
-            raise ConfigError(f"override {text!r} cannot be read: {error}") from error
-        merged = _merge(merged, override, f"override {text!r}")
-    return config_from(OmegaConf.to_container(merged, resolve=True))
+        merged = _merge(merged, _override(text), f"override {text!r}")
+    try:
+        tree = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:  # an interpolation, ${...}, of what there is not
+        raise ConfigError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}") from error
+    return config_from(tree)
+
+
+def _override(text: str) -> DictConfig:
+    """The tree of "key=value": text as it was typed, save null, and all else as YAML."""
+    if "=" not in text or text.startswith(("+", "-", "~")):
+        raise ConfigError(f"override {text!r} is not of the form key=value, such as policy.updates=10")
+    key, _, value = text.partition("=")
+    steps = re.sub(r"\[([^][]*)\]", r".\1", key).split(".")
+    try:
+        if not is_text(steps):
+            return OmegaConf.from_dotlist([text])
+        tree: Any = None if value == "null" else value
+        for step in reversed(steps):
+            tree = {step: tree}
+        return OmegaConf.create(tree)
+    except Exception as error:  # OmegaConf raises PyYAML's own classes here
+        raise ConfigError(f"override {text!r} cannot be read: {error}") from error
 
 
 def config_of_run(file: Path) -> Config:
-    """The checked config that a run wrote; keys that did not exist then have base.yaml's values, which change nothing.
+    """The checked config that a run of this or earlier software wrote.
 
-    Raises: ConfigError for a file that cannot be read, or a key that has another name by now.
+    Keys that have another name by now are renamed, and those that did not exist then have base.yaml's values, which
+    change nothing. Raises: ConfigError for a file that cannot be read or holds an unknown key.
     """
-    tree = OmegaConf.to_container(_read(file))
+    written = _read(file)
+    for old, new in _RENAMED.items():
+        if (value := OmegaConf.select(written, old)) is not None:
+            OmegaConf.update(written, new, value)
+            section, _, key = old.rpartition(".")
+            del OmegaConf.select(written, section)[key]
+    tree = OmegaConf.to_container(written)
     assert isinstance(tree, dict)
     _known(tree, Config, "", str(file))
+    check_texts(tree, str(file), file.read_text(encoding="utf-8"))
     base = OmegaConf.to_container(_read(preset("base")))
     return config_from(_filled(tree, base, ""))
 
@@ -118,7 +144,9 @@ _RENAMED = {
 
 
 def _merge(base: DictConfig, extra: Any, where: str) -> DictConfig:
-    _known(OmegaConf.to_container(extra), Config, "", where)
+    tree = OmegaConf.to_container(extra)
+    _known(tree, Config, "", where)
+    check_texts(tree, where)
     merged = OmegaConf.merge(base, extra)
     assert isinstance(merged, DictConfig)
     return merged

@@ -3,8 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+BASE = "base policy"  # name of the policy before the first round
 OWN_POLICY = "policy"  # as a gallery member's model: the policy of this run
 ALL = "all"  # as policy.reward_updates_first: every update of the reward models
+
+
+def policy_name(round_: int) -> str:
+    """The name, among models, of the policy that a round published; rounds count from 0."""
+    return f"policy-{round_}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,7 @@ class PromptsConfig:
     policy: int
     world: WorldConfig
     train_file: str | None
+    policy_file: str | None
     test_file: str | None
     aspects: list[str]
 
@@ -56,6 +63,11 @@ class MemberConfig:
     negative: str | None = None
     size_px: int | None = None
     dtype: str | None = None
+
+
+def draws_as_base(member: MemberConfig, base: str) -> bool:
+    """Whether a gallery member draws as the base policy does: its checkpoint, from the text alone."""
+    return member.model == base and member.system == "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +132,8 @@ class EngineConfig:
     optimizer: str
     dtype: str
     lr: float
+    lr_schedule: str
+    lr_warmup: int
     weight_decay: float
     grad_clip: float
     ema: float
@@ -172,9 +186,13 @@ class PolicyConfig:
     anchor_every: int
     start_from: str
     target: float
+    targets: dict[str, float]
+    combine: str
     loss_scale: float
     pretraining_weight: float
     pretraining_batch: int
+    pretraining_images: str
+    caption_dropout: float
     shift: int
     noise: float
     checkpoint_every: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,9 +24,15 @@ class Feedback:
 
     weights: Mapping[str, float]
     target: float = 2.0  # standardised score at which an image is good enough
+    targets: Mapping[str, float] = field(default_factory=dict)  # by aspect, where it is not `target`
+    combine: Literal["sum", "mean"] = "sum"  # mean: an image's pulls are divided by the number of its prompt's aspects
     scale: float = 1e-3
     num_grad_steps: int = 1  # 1: one-step prediction (ReFL); more: gradient through that many steps (DRaFT-K)
     guidance: float | None = None  # of the gradient's own steps, as of the rollout before them; None or 1: none
+
+    def target_of(self, aspect: str) -> float:
+        """The score at which an image is good enough in this aspect."""
+        return self.targets.get(aspect, self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +47,12 @@ class Rolled:
 
 
 def refl_loss(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Hinge that stops pulling an image once an aspect scores `target`; scalar, to be minimised.
+    """Hinge that stops pulling an image once an aspect scores its target; scalar, to be minimised.
 
     Args: scores [B] per aspect, exactly the aspects that have a weight; mask bool [B] per aspect, False where the
     aspect says nothing about the image's prompt.
-    Returns: scale * mean over all B images of the sum over aspects of weight * relu(target - score), in float32.
+    Returns: scale * mean over all B images of the sum (or mean, by `combine`) over the aspects of an image's prompt of
+    weight * relu(target - score), in float32.
     Raises: ValueError if aspects or lengths differ, or B is 0, as a mean of nothing is nan.
     Source: IterComp (arXiv 2410.07171), multi-reward feedback learning.
     """
@@ -58,9 +66,12 @@ def refl_loss(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[st
         raise ValueError(f"scores and masks have shapes {sorted({shape, *shapes})}: one [B] with B over 0 is needed")
     total_B = torch.zeros(())
     for aspect, score_B in scores.items():
-        pull_B = feedback.weights[aspect] * torch.relu(feedback.target - score_B.float())
+        pull_B = feedback.weights[aspect] * torch.relu(feedback.target_of(aspect) - score_B.float())
         # where, not a product: a score that is not finite must not reach the loss through a masked place
         total_B = total_B.to(pull_B.device) + (pull_B if mask is None else pull_B.where(mask[aspect], 0.0))
+    if feedback.combine == "mean":
+        num_B = torch.stack([m.float() for m in mask.values()]).sum(0) if mask else torch.tensor(float(len(scores)))
+        total_B = total_B / num_B.clamp(min=1).to(total_B.device)
     return feedback.scale * total_B.mean()
 
 
@@ -120,5 +131,5 @@ def _score_metrics(
         if len(judged) == 0:
             continue
         metrics[f"reward_{aspect}"] = judged.mean().item()
-        metrics[f"share_below_target_{aspect}"] = (judged < feedback.target).float().mean().item()
+        metrics[f"share_below_target_{aspect}"] = (judged < feedback.target_of(aspect)).float().mean().item()
     return metrics

@@ -1,4 +1,4 @@
-"""What a run reached: scores with n and standard errors, gains paired with the base, from the grades in the store."""
+"""Scores of a run's models from the grades in its store, and gains paired with the base, with standard errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +56,13 @@ def gain(grades: Sequence[Graded], base: Sequence[Graded]) -> Mean:
     if any(g.prompt != b.prompt for g, b in pairs) or not pairs:
         raise ValueError("the two models were not evaluated on the same prompts")
     return clustered_mean([g.score - b.score for g, b in pairs], [g.prompt for g, _ in pairs])
+
+
+def preferences_add(
+    policy: Mapping[str, Sequence[Graded]], control: Mapping[str, Sequence[Graded]], aspects: Sequence[str]
+) -> dict[str, Any]:
+    """Per aspect the paired difference between a run's policy and its control's, of the same prompts and seeds."""
+    return {aspect: gain(policy[aspect], control[aspect]).tree() for aspect in aspects if aspect in policy}
 
 
 def mean_gain(store: Store, plan: Plan, round_: int) -> tuple[float, float]:

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from itercomp_rl.config.schema import BASE, policy_name
 from itercomp_rl.evaluation.scores import aspects_tree, off_palette_mean
 from itercomp_rl.evaluation.statistics import clustered_mean
-from itercomp_rl.plan import BASE, Plan
+from itercomp_rl.plan import Plan
 from itercomp_rl.store.kinds import LOSSES
 from itercomp_rl.store.store import Store
 
@@ -70,7 +71,7 @@ def seen_minus_unseen(seen: Mapping[str, Any], unseen: Mapping[str, Any]) -> dic
 def side_effects(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[Cell | None]]]]:
     """A table from results.json: its columns, and a row of cells per model, the base first; None = not measured."""
     first = next(iter(results["aspects"].values()))
-    rounds = [f"policy-{i}" for i in range(len(first["rounds"]))]
+    rounds = [policy_name(i) for i in range(len(first["rounds"]))]
     columns: dict[str, dict[str, Cell]] = {}
     if loss := results.get("denoising_loss"):
         columns["denoising loss"] = {BASE: loss["base"], **dict(zip(rounds, loss["rounds"], strict=True))}

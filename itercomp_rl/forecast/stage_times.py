@@ -1,4 +1,4 @@
-"""How long each stage of a run takes: stated in a file, or measured by a run that was made.
+"""How long each stage of a run takes: read from a file, or measured by an earlier run.
 
 A run keeps what every piece of work took in times.json; `itercomp plan` predicts other counts of actors from it.
 """

@@ -28,6 +28,20 @@ class ImageScorer(Protocol):
         ...
 
 
+def score_aspects(
+    scorer: ImageScorer, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]], aspects: Sequence[str]
+) -> list[dict[str, Score]]:
+    """Scores of images [H, W, 3] on those of `aspects` that the prompt at their place is about.
+
+    Reward models score every image on every aspect. Whichever scorer grades, an aspect's mean is of the same prompts.
+    """
+    scored = scorer.score(prompts, images)
+    return [
+        {aspect: score for aspect, score in scores.items() if aspect in prompt.aspects and aspect in aspects}
+        for prompt, scores in zip(prompts, scored, strict=True)
+    ]
+
+
 class GroupJudge(Protocol):
     """Ranks the images of one prompt."""
 

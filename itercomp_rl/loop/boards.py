@@ -1,4 +1,4 @@
-"""Which rankings of a round are there by now: what reward learners that begin early wait for."""
+"""Boards that one part of the loop fills and another waits on: rankings for the rewards, rewards for the policy."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from itercomp_rl.items import RewardReport
 
 
 class Arrivals:
-    """Rankings of one round are put here as they are committed; learners wait for a number or a share of them."""
+    """The rankings of one round that are committed so far; reward learners wait for a number or a share of them."""
 
     def __init__(self, expected: Sequence[str]) -> None:
         self._expected = tuple(expected)

@@ -1,4 +1,4 @@
-"""How orders are given: each once however many ask, all of a kind together, anew if a process died."""
+"""How orders are dispatched: each once however many callers want it, many at a time, again if a process died."""
 
 import asyncio
 import logging

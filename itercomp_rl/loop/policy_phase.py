@@ -16,18 +16,21 @@ from itercomp_rl.store.kinds import live_policy_role
 
 async def learn_policy(run: Run, board: RewardBoard, round_: int) -> None:
     """One round of feedback learning, begun again from its last checkpoint if the learners die."""
-    plan = run.plan
-    start_version = round_ - 1 if round_ > 0 and plan.config.policy.start_from == "previous" else None
+    plan, config = run.plan, run.plan.config.policy
+    goes_on = config.start_from == "previous"
 
     async def learn() -> None:
         if run.ledger.has_policy(round_):  # published by an attempt of which a rank died right after
             return
         order = PolicyOrder(
             round=round_,
-            start_version=start_version,
+            start_version=round_ - 1 if goes_on and round_ > 0 else None,
             live_role=live_policy_role(secrets.token_hex(4)),  # never the name of an attempt that died half-way
             rewards=board.reports(),
             rankings=plan.rankings(round_),
+            pretraining_models=plan.pretraining_models,
+            total_updates=config.updates * (plan.rounds if goes_on else 1),
+            keeps_state=goes_on and round_ + 1 < plan.rounds,
         )
         run.ledger.hold("order", order.rewards)
         await PolicyPhase(run, order, board).learn()

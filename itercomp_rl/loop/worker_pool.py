@@ -1,7 +1,7 @@
-"""Who does the next piece of work: members that have none are dealt out to those who wait for one.
+"""Worker pools: idle members are handed out to the callers that wait for one.
 
-With `actors.autoscale`, processes that hold a sampler and a roller are one pool: an idle one draws or rolls, as is
-waited for. The driver's pools and the simulator use this same code.
+With `actors.autoscale`, processes that hold a sampler and a roller are one pool: an idle one draws or rolls,
+whichever is waited for. The driver's pools and the simulator use this same code.
 """
 
 import asyncio
@@ -21,9 +21,10 @@ class WorkerPool(Generic[T]):
     """WorkerPool({"roller": 1, "sampler": 1}, [{"sampler": s0, "roller": r0}, {"roller": r1, "sampler": s1}])."""
 
     def __init__(self, kinds: Mapping[str, int], members: Sequence[Mapping[str, T]]) -> None:
-        """kinds: of work, those that go first first, and how many members are kept for each, busy or not.
+        """Make a pool in which every member is idle.
 
-        members: what each is called by kind of work; its first kind is the one that it is ready for.
+        kinds: each kind of work, highest priority first, mapped to the number of members reserved for it.
+        members: for each member, the object to call for each kind of work; its first kind is the one it is ready for.
         """
         self._members = members
         self._places = {id(name): place for place, names in enumerate(members) for name in names.values()}

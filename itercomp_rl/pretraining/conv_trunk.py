@@ -1,12 +1,14 @@
 """The convolutional trunk's pretraining: which caption is the picture's, which of two pictures is the caption's.
 
-The first question is image-text matching against captions wrong in one aspect. The second sets a clean render against
-a spoilt one. Spoilt is what a policy paints that climbs a reward which knows only the first question: parts of another
-scene, to please two readings of a prompt at once; shapes exaggerated beyond their own; smears; and whatever else the
-reward's own gradient asks for, found by following it for a few steps. So a clean picture stays the best one.
+The first question is image-text matching against captions that the trunk's lessons (lessons.py) call wrong. The second
+sets a clean render against a spoilt one. Spoilt is what a policy paints that climbs a reward which knows only the first
+question: parts of another scene, to please two readings of a prompt at once; shapes exaggerated beyond their own;
+smears; and whatever else the reward's own gradient asks for, found by following it for a few steps. So a clean picture
+stays the best one.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+from itercomp_rl.pretraining.lessons import NUM_WRONG, Lessons, composition
 from itercomp_rl.pretraining.training import train
 from itercomp_rl.pretraining.trunk import NUM_WAYS, CaptionTable, Source, picture_pool
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.preference import preference_loss
 from itercomp_rl.shapes.models import MAX_TOKENS
 from itercomp_rl.shapes.render import PALETTE, SIZE, Placement, place, render
-from itercomp_rl.shapes.scenes import COLOURS, NON_SPATIAL, SHAPES, SPATIAL, Scene, Thing, one_aspect_wrong
+from itercomp_rl.shapes.scenes import COLOURS, SPATIAL, Scene, one_aspect_wrong
 
 log = logging.getLogger(__name__)
 
-NUM_WRONG = 12  # wrong captions kept of each kind for a scene, of which a step draws a few
 DRAWN = 5
 NUM_SPOILT = 32  # clean and spoilt pairs of renders a step
 ATTACK_STEPS = 4
@@ -58,25 +60,35 @@ def train_conv_trunk(
     num_pictures: int,
     num_steps: int,
     seed: int,
+    lessons: Callable[[CaptionTable, np.random.Generator], Lessons] = composition,
+    name: str = "conv-trunk",
 ) -> tuple[ConvReward, dict[str, float]]:
     """The trunk and its held-out accuracies; pictures come from `sources`, as `picture_pool` makes them."""
     table = CaptionTable("train", tokenizer)
     model = ConvReward(conv_trunk_config(text_encoder, tokenizer), tokenizer, seed=seed)
     model.text.load_state_dict(text_encoder.state_dict())
     model.text.requires_grad_(False)
-    pictures = picture_pool(folder / "conv-train.safetensors", table, sources, num_pictures, seed)
-    questions = _Questions(model, table, pictures, seed)
-    train("conv-trunk", model, questions.loss, num_steps=num_steps, lr=1.5e-3, folder=folder, ema=0.998, seed=seed)
-    return model, measure_conv_trunk(model, folder, sources, seed)
+    pictures = picture_pool(folder / f"{name}-train.safetensors", table, sources, num_pictures, seed)
+    questions = _Questions(model, table, pictures, lessons(table, np.random.default_rng(seed)), seed)
+    train(name, model, questions.loss, num_steps=num_steps, lr=1.5e-3, folder=folder, ema=0.998, seed=seed)
+    return model, measure_conv_trunk(model, folder / f"{name}-test.safetensors", sources, seed)
 
 
 class _Questions:
     """What each step asks the model: three cross entropies in one loss."""
 
-    def __init__(self, model: ConvReward, table: CaptionTable, pictures: dict[str, Tensor], seed: int) -> None:
-        self.model, self.table, self.pictures, self.seed = model, table, pictures, seed
+    def __init__(
+        self, model: ConvReward, table: CaptionTable, pictures: dict[str, Tensor], lessons: Lessons, seed: int
+    ) -> None:
+        self.model, self.table, self.pictures, self.lessons, self.seed = model, table, pictures, lessons, seed
         self.pooled = pooled_captions(model, table)
-        self.wrong = wrong_captions(table, np.random.default_rng(seed))
+
+    def _right(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows [N] of captions that count as the scenes' own; a scene with one right caption draws nothing."""
+        right = self.lessons.right[rows]
+        if right.shape[1] == 1:
+            return right[:, 0]
+        return right.gather(1, torch.randint(right.shape[1], (len(rows), 1), generator=generator))[:, 0]
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of one step, for `train`."""
@@ -88,12 +100,12 @@ class _Questions:
         return torch.stack([*losses.values()]).sum(), {name: loss.item() for name, loss in losses.items()}
 
     def _matching(self, image: Tensor, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross entropy of a picture's own caption among some wrong in attribute, and among some wrong in relation."""
+        """Cross entropy of a picture's own caption among some wrong ones, for each kind of wrong."""
         feature = self.model.encode_image(self.model.preprocess(image))
         losses = {}
-        for kind, wrong in self.wrong.items():
+        for kind, wrong in self.lessons.wrong.items():
             drawn = wrong[rows].gather(1, torch.randint(NUM_WRONG, (len(rows), DRAWN), generator=generator))
-            captions = torch.cat([rows[:, None], drawn], dim=1)
+            captions = torch.cat([self._right(rows, generator)[:, None], drawn], dim=1)
             way = torch.randint(NUM_WAYS, captions.shape, generator=generator)
             raw = self.model.score_pooled(feature, self.pooled[captions, way])
             losses[kind] = F.cross_entropy(raw, torch.zeros(len(rows), dtype=torch.long))
@@ -102,8 +114,9 @@ class _Questions:
     def _telling(self, rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
         """Bradley-Terry: a clean render beats a spoilt one."""
         scenes = [self.table.scenes[row] for row in rows.tolist()]
-        clean, spoilt = clean_and_spoilt(scenes, np.random.default_rng(self.seed * 1_000_003 + step), generator)
-        text = self.pooled[rows, torch.randint(NUM_WAYS, (len(rows),), generator=generator)]
+        rng = np.random.default_rng(self.seed * 1_000_003 + step)
+        clean, spoilt = clean_and_spoilt(scenes, self.lessons, rng, generator)
+        text = self.pooled[self._right(rows, generator), torch.randint(NUM_WAYS, (len(rows),), generator=generator)]
         num = len(rows) // 2  # half of them are attacked too, of those a half from the clean picture
         start = torch.cat([clean[: num // 2], spoilt[num // 2 : num]])
         size = torch.empty(num, 1, 1, 1).uniform_(*ATTACK_SIZE, generator=generator) * min(1.0, step / ATTACK_RAMP)
@@ -144,57 +157,8 @@ def pooled_captions(model: ConvReward, table: CaptionTable) -> Tensor:
     return torch.cat(states).view(len(table.scenes), NUM_WAYS, -1)
 
 
-def wrong_captions(table: CaptionTable, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Rows [scenes, NUM_WRONG] of captions wrong in attribute, and in relation, all of the table's own split.
-
-    A scene without an attribute negative in its split gets relation negatives twice.
-    """
-    attribute, relation = [], []
-    for scene in table.scenes:
-        relations = [table.row[other] for other in wrong_relations(scene)]
-        things = [table.row[other] for other in _wrong_things(scene, rng) if other in table.row] or relations
-        attribute.append([things[i % len(things)] for i in range(NUM_WRONG)])
-        relation.append([relations[i] for i in rng.integers(len(relations), size=NUM_WRONG)])
-    return {"attribute": torch.tensor(attribute), "relation": torch.tensor(relation)}
-
-
-def wrong_relations(scene: Scene) -> list[Scene]:
-    """Scenes with the same things whose relation a picture of `scene` does not show, likelier mistakes more often.
-
-    Objects side by side are neither inside one another, nor touching, nor tied: without this last, nothing would ever
-    ask whether the tie's line is there.
-    """
-    first, second = scene.first, scene.second
-    if scene.relation in SPATIAL:
-        opposite = SPATIAL[SPATIAL.index(scene.relation) ^ 1]
-        kinds = [opposite] * 3 + [kind for kind in SPATIAL if kind != scene.relation] + [*NON_SPATIAL, "tied", "tied"]
-    else:  # where things lie is open, or says nothing of left and right
-        kinds = [kind for kind in NON_SPATIAL if kind != scene.relation]
-        kinds += ["tied"] * (scene.relation != "tied")
-    wrong = [Scene(kind, first, second) for kind in kinds]
-    return wrong + [Scene("inside", second, first)] * 3 * (scene.relation == "inside")
-
-
-def _wrong_things(scene: Scene, rng: np.random.Generator, tries: int = 60) -> list[Scene]:
-    """Scenes with the shapes exchanged, or another colour or shape of one thing, drawn at random."""
-    found = []
-    for _ in range(tries):
-        kind = rng.integers(4)
-        if kind == 0:
-            found.append(one_aspect_wrong(scene, "attribute", rng))
-            continue
-        is_first = bool(rng.integers(2))
-        thing = scene.first if is_first else scene.second
-        new = Thing(COLOURS[rng.integers(len(COLOURS))], thing.shape)
-        if kind > 1:
-            new = Thing(thing.colour, SHAPES[rng.integers(len(SHAPES))])
-        if new != thing:
-            found.append(_with(scene, new, is_first))
-    return found[:NUM_WRONG]
-
-
 def clean_and_spoilt(
-    scenes: list[Scene], rng: np.random.Generator, generator: torch.Generator
+    scenes: list[Scene], lessons: Lessons, rng: np.random.Generator, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Renders [N,3,32,32] of `scenes` in 0..1, and the same spoilt in one way each.
 
@@ -203,7 +167,8 @@ def clean_and_spoilt(
     """
     layouts = [place(scene, rng) for scene in scenes]
     clean = _pixels(scenes, layouts)
-    spoilt = [_mixed(clean, scenes, layouts, rng, generator), _bent(clean, generator), _smeared(clean, generator)]
+    others = lessons.others(scenes, rng)
+    spoilt = [_mixed(clean, others, layouts, generator), _bent(clean, generator), _smeared(clean, generator)]
     way = torch.randint(len(spoilt), (len(scenes),), generator=generator)
     return clean, torch.stack(spoilt)[way, torch.arange(len(scenes))]
 
@@ -213,21 +178,17 @@ def _pixels(scenes: list[Scene], layouts: list[Placement]) -> Tensor:
 
 
 def _mixed(
-    clean: Tensor, scenes: list[Scene], layouts: list[Placement], rng: np.random.Generator, generator: torch.Generator
+    clean: Tensor, others: list[tuple[Scene, bool]], layouts: list[Placement], generator: torch.Generator
 ) -> Tensor:
-    """With soft-edged patches of another scene in the same layout, or an even haze of it for 3 in 10."""
-    untied = [scene.relation == "tied" and rng.random() < 0.5 for scene in scenes]
-    others = [
-        Scene("and", scene.first, scene.second) if is_untied else _other_things(scene, rng)
-        for scene, is_untied in zip(scenes, untied, strict=True)
-    ]
-    num = len(scenes)
+    """With soft-edged patches of another scene in the same layout, or an even haze of it for 3 in 10; or it alone."""
+    num = len(clean)
     coarse = torch.rand(num, 1, 4, 4, generator=generator)
     level = 0.3 + 0.4 * torch.rand(num, 1, 1, 1, generator=generator)
     patches = torch.sigmoid(25 * (F.interpolate(coarse, SIZE, mode="bilinear", align_corners=False) - level))
     haze = 0.2 + 0.6 * torch.rand(num, 1, 1, 1, generator=generator)
     share = torch.where(torch.rand(num, 1, 1, 1, generator=generator) < 0.3, haze, patches)
-    return torch.lerp(clean, _pixels(others, layouts), torch.where(torch.tensor(untied).view(-1, 1, 1, 1), 1.0, share))
+    is_whole = torch.tensor([whole for _, whole in others]).view(-1, 1, 1, 1)
+    return torch.lerp(clean, _pixels([scene for scene, _ in others], layouts), torch.where(is_whole, 1.0, share))
 
 
 def _bent(clean: Tensor, generator: torch.Generator) -> Tensor:
@@ -253,22 +214,6 @@ def _smeared(clean: Tensor, generator: torch.Generator) -> Tensor:
     return clean
 
 
-def _other_things(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The scene with the shapes exchanged, with one thing's colour foreign to it, or with both of one shape."""
-    draw = rng.random()
-    if draw < 0.6:
-        return one_aspect_wrong(scene, "attribute", rng)
-    is_first = bool(rng.integers(2))
-    thing, other = (scene.first, scene.second) if is_first else (scene.second, scene.first)
-    colours = [colour for colour in COLOURS if colour not in (thing.colour, other.colour)]
-    new = Thing(colours[rng.integers(len(colours))], thing.shape) if draw < 0.8 else Thing(thing.colour, other.shape)
-    return _with(scene, new, is_first)
-
-
-def _with(scene: Scene, thing: Thing, is_first: bool) -> Scene:
-    return Scene(scene.relation, *((thing, scene.second) if is_first else (scene.first, thing)))
-
-
 def _seen(image: Tensor, generator: torch.Generator) -> Tensor:
     """Images moved by up to a pixel and noised, so that no single pixel decides."""
     x, y = torch.randint(3, (2,), generator=generator).tolist()
@@ -279,7 +224,7 @@ def _seen(image: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def measure_conv_trunk(
-    model: ConvReward, folder: Path, sources: list[Source], seed: int, num: int = 2000
+    model: ConvReward, pictures_file: Path, sources: list[Source], seed: int, num: int = 2000
 ) -> dict[str, float]:
     """Share of held-out pictures whose own caption beats one wrong in one aspect, by aspect and noise level.
 
@@ -287,7 +232,7 @@ def measure_conv_trunk(
     """
     assert model.tokenizer is not None
     table = CaptionTable("test", model.tokenizer)
-    data = picture_pool(folder / "conv-test.safetensors", table, sources, num, seed + 1)
+    data = picture_pool(pictures_file, table, sources, num, seed + 1)
     rng, pooled = np.random.default_rng(seed), pooled_captions(model, table)
     model.eval()
     pictures = data["pictures"].split(256)

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel
 from itercomp_rl.files.whole import appearing
 from itercomp_rl.pretraining.conv_trunk import train_conv_trunk
 from itercomp_rl.pretraining.examples import NUM_WAYS, Captions, LatentStream, Wrong, load_latents, pictures
+from itercomp_rl.pretraining.lessons import objects_alone
 from itercomp_rl.pretraining.training import train
 from itercomp_rl.pretraining.trunk import Source, train_trunk
 from itercomp_rl.reward.checkpoint import save_reward
@@ -92,6 +93,8 @@ class Recipe:
     trunk_steps: int = 1500
     num_conv_pictures: int = 20_000
     conv_trunk_steps: int = 1200
+    num_generic_pictures: int = 10_000
+    generic_trunk_steps: int = 1200
 
     def scaled(self, factor: float) -> "Recipe":
         """Every stage shorter or longer by a factor; the seed stays."""
@@ -288,6 +291,7 @@ def pretrain(out: Path, recipe: Recipe) -> None:
             log.info("saved %s", folder)
     make_trunk(task)
     make_conv_trunk(task)
+    make_generic_trunk(task)
 
 
 def make_trunk(task: Pretraining) -> None:
@@ -328,4 +332,28 @@ def make_conv_trunk(task: Pretraining) -> None:
         seed=recipe.seed,
     )
     log.info("conv trunk: held-out accuracy %s", {key: round(value, 3) for key, value in accuracies.items()})
+    save_reward(model.half(), folder)
+
+
+def make_generic_trunk(task: Pretraining) -> None:
+    """A trunk like the generic scorers of the real world: it knows objects and clean pictures, and no composition.
+
+    What it was never told it must learn from the gallery's pairs.
+    """
+    folder = task.out / "generic_trunk"
+    if folder.exists():
+        return
+    recipe = task.recipe
+    model, accuracies = train_conv_trunk(
+        task.work,
+        task.captions.tokenizer,
+        task.text_encoder,
+        [task.source("attribute", share=0.6, max_t=700), task.source("base", share=0.4, max_t=500)],
+        num_pictures=recipe.num_generic_pictures,
+        num_steps=recipe.generic_trunk_steps,
+        seed=recipe.seed,
+        lessons=objects_alone,
+        name="generic-trunk",
+    )
+    log.info("generic trunk: held-out accuracy %s", {key: round(value, 3) for key, value in accuracies.items()})
     save_reward(model.half(), folder)

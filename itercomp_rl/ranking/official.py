@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from itercomp_rl.ranking.ranking import Places, Ranking, _check_places
+from itercomp_rl.store.record_ids import plain
 
 
 def places_of_rank(rank: Sequence[int | str] | str, gallery: Sequence[str]) -> Places:
@@ -45,7 +46,7 @@ def rank_of_places(places: Places, gallery: Sequence[str]) -> list[int]:
 def save_official_ranks(
     path: Path, rankings: Sequence[Ranking], gallery: Sequence[str], prompts: Mapping[str, str], images: str = "images"
 ) -> None:
-    """Write rankings of one aspect as an official file, images as `<images>/<model>_prompt_<index>.png`.
+    """Write rankings of one aspect as an official file, images as `image_file` names them.
 
     Args: prompts maps prompt id to text.
     Raises: ValueError for mixed aspects, ties, models outside the gallery or a prompt without text; FileExistsError
@@ -59,13 +60,18 @@ def save_official_ranks(
         {
             "index": int(r.prompt_id) if _is_plain_number(r.prompt_id) else r.prompt_id,
             "prompt": prompts[r.prompt_id],
-            **{f"image_{model}": f"{images}/{model}_prompt_{r.prompt_id}.png" for model in gallery},
+            **{f"image_{model}": f"{images}/{image_file(model, r.prompt_id)}" for model in gallery},
             "rank": rank_of_places(r.places, gallery),
         }
         for r in rankings
     ]
     with path.open("x", encoding="utf-8") as file:
         json.dump(items, file, ensure_ascii=False, indent=1)
+
+
+def image_file(model: str, prompt_id: str) -> str:
+    """The name of an image's file, whatever characters the model's name has: `<model>_prompt_<index>.png`."""
+    return f"{plain(model)}_prompt_{prompt_id}.png"
 
 
 def _numbers(rank: Sequence[int | str] | str) -> list[int]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from itercomp_rl.config.schema import JudgeConfig, RewardLearningConfig
 from itercomp_rl.items import PairRef, Prompt
+from itercomp_rl.prompts import prompt_id, same_text
 from itercomp_rl.ranking.ranking import is_held_out, pairs_of
 from itercomp_rl.ranking.records import Judged, load_rankings
 from itercomp_rl.seeds import seed_of
@@ -24,8 +25,9 @@ class PairRules:
     seed: int  # of the split and of the swaps
 
     def keeps(self, prompt: Prompt) -> bool:
-        """Whether the pairs of a prompt are held out; the same for the judge's and for people's."""
-        return is_held_out(prompt.id, self.held_out, self.seed)
+        """Whether the pairs of a prompt are held out; the same for the judge's, people's, and those of near copies."""
+        same = same_text(prompt.text)
+        return is_held_out(prompt.id if same == prompt.text else prompt_id(same), self.held_out, self.seed)
 
     def swaps(self, aspect: str, prompt: Prompt, winner: str, loser: str) -> bool:
         """Whether a training pair is swapped: a draw that is fixed for each pair."""

@@ -1,4 +1,4 @@
-"""From scores or people's ranks of one prompt's images to (winner, loser) pairs: made in step 3, learned in step 4."""
+"""Orders of one prompt's images: from scores to places, to (winner, loser) pairs, with newcomers, agreed on by many."""
 
 import hashlib
 import math

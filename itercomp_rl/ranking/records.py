@@ -1,4 +1,4 @@
-"""What rankings records hold, and the pairs and images that learners read from them."""
+"""Rankings records of the store: per prompt its images and one ranking per aspect."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

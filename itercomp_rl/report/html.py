@@ -13,6 +13,7 @@ import jinja2
 from omegaconf import OmegaConf
 
 from itercomp_rl.config.load import to_tree
+from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects
 from itercomp_rl.files.whole import write_whole
@@ -20,6 +21,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
+from itercomp_rl.report.tables import control_rows
 from itercomp_rl.store.kinds import GRADES, RANKINGS
 from itercomp_rl.store.store import Store
 
@@ -35,6 +37,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
     facts = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     metrics, made = load_metrics(folder), lineage(store, plan)
     base_done = all(store.has(GRADES, order.id) for order in plan.evaluation_orders(plan.policy(-1)))
+    held_out_prompts = facts.get("held_out_prompts") or overlap_of(plan).tree()
     aspects = facts["aspects"] if facts else aspects_tree(store, plan) if base_done else {}
     held = pictures.HeldOutImages(store, plan)
     grid_prompts = plan.config.evaluation.grid_prompts
@@ -50,11 +53,12 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             tiles=tiles(aspects),
             questions={aspect: QUESTIONS[aspect] for aspect in aspects if aspect in QUESTIONS},
             aspects=aspects,
-            table=table(aspects),
+            table=table(aspects, facts.get("control")),
+            overlap=overlap_sentence(held_out_prompts),
             score_plots=score_plots(aspects),
             side_effects=side_effects(facts) if facts else ([], []),
             lineage=made,
-            ran=what_ran(plan, facts, metrics),
+            ran=what_ran(plan, facts, metrics) | {"held-out prompts": held_out_words(held_out_prompts)},
             versions=written_with(store) | facts.get("versions", {}),
             config=OmegaConf.to_yaml(OmegaConf.create(to_tree(plan.config))),
             reward_plots=reward_plots(plan, metrics, made),
@@ -150,7 +154,9 @@ def _models(tree: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [("base policy", tree["base"]), *tree["gallery"].items(), *rounds]
 
 
-def table(aspects: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def table(
+    aspects: Mapping[str, Any], control: dict[str, Any] | None = None
+) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """Rows of (kind, model, one cell per aspect); kinds are base, gallery, round and gain."""
     if not aspects:
         return []
@@ -160,7 +166,10 @@ def table(aspects: Mapping[str, Any]) -> list[tuple[str, str, list[dict[str, Any
         kind = "base" if place == 0 else "gallery" if place <= len(_gallery(aspects)) else "round"
         rows.append((kind, name, [column[place][1] for column in columns]))
     gains = [tree["paired_gain"] for tree in aspects.values()]
-    return [*rows, ("gain", "paired gain of the last round", gains)] if gains[0] else rows
+    if not gains[0]:
+        return rows
+    beside = [("gain", name, cells) for name, cells in control_rows(control, list(aspects))]
+    return [*rows, ("gain", "paired gain of the last round", gains), *beside]
 
 
 def score_plots(aspects: Mapping[str, Any]) -> list[plots.Plot]:
@@ -202,6 +211,11 @@ def what_ran(plan: Plan, facts: Mapping[str, Any], metrics: Mapping[str, Series]
         ran["wall time"] = f"{facts['wall_s'] / 60:.1f} min"
         ran["peak memory"] = f"{facts['peak_rss_mb'] / 1024:.1f} GiB (driver and its children)"
     return ran
+
+
+def held_out_words(tree: Mapping[str, Any]) -> str:
+    """How many prompts were held out, from `held_out_prompts` of results.json."""
+    return f"{tree['prompts']}, of which {tree['trained_on'] or 'none'} were trained on"
 
 
 def _counted(num: int, role: str) -> str:

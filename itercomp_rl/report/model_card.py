@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from itercomp_rl.config.schema import Config
+from itercomp_rl.evaluation.overlap import overlap_sentence
 from itercomp_rl.files.checkpoint_path import EMBEDDED
 
 
@@ -29,7 +30,7 @@ class Card:
     config: Config
     round: int  # counted from 1
     attrs: Mapping[str, Any]
-    aspects: Mapping[str, Any] | None  # the `aspects` object of results.json, None before it is written
+    results: Mapping[str, Any] | None  # results.json, None before it is written
     seeds: Mapping[str, int]
     licence: Licence
     pipeline: str  # class that loads it
@@ -130,8 +131,9 @@ def _rewards(card: Card) -> list[str]:
 
 def _scores(card: Card) -> list[str]:
     lines = ["## Scores", ""]
-    rounds = {name: tree["rounds"] for name, tree in (card.aspects or {}).items()}
-    if card.aspects is None or any(len(found) < card.round for found in rounds.values()):
+    aspects: Mapping[str, Any] = card.results["aspects"] if card.results else {}
+    rounds = {name: tree["rounds"] for name, tree in aspects.items()}
+    if card.results is None or any(len(found) < card.round for found in rounds.values()):
         return [*lines, "This version has not been evaluated.", ""]
     lines += [
         f"Held-out prompts, evaluation seed {card.seeds['evaluation']}; mean ± standard error clustered by prompt,",
@@ -140,8 +142,9 @@ def _scores(card: Card) -> list[str]:
         "| aspect | base | this model | n |",
         "|---|---|---|---|",
     ]
-    for aspect, tree in card.aspects.items():
+    for aspect, tree in aspects.items():
         base, ours = tree["base"], tree["rounds"][card.round - 1]
         scores = [f"{found['mean']:.3f} ± {found['se']:.3f}" for found in (base, ours)]
         lines.append(f"| {aspect} | {scores[0]} | {scores[1]} | {ours['n']} |")
-    return [*lines, ""]
+    sentence = overlap_sentence(card.results.get("held_out_prompts", {}))
+    return [*lines, "", *([sentence, ""] if sentence else [])]

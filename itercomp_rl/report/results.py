@@ -1,4 +1,4 @@
-"""What a run leaves for people: results.json, a table, a picture of the same prompts before and after each round."""
+"""results.json and results.txt: what a run reached, what it cost, and what its control reached."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from itercomp_rl.config.load import to_tree
+from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects_tree
-from itercomp_rl.files.whole import write_whole
+from itercomp_rl.files.whole import replacing, write_whole
 from itercomp_rl.plan import Plan
 from itercomp_rl.report.images import write_grid
 from itercomp_rl.report.tables import score_table, side_effects_table
@@ -21,15 +22,39 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
     tree |= side_effects_tree(store, plan, tree["aspects"])
     tree |= {
+        "held_out_prompts": overlap_of(plan).tree(),
         **{name: facts[name] for name in ("wall_s", "peak_rss_mb", "phases")},
         "config": to_tree(plan.config),
         "versions": versions,
         "seeds": {"run": plan.config.run.seed, "evaluation": plan.config.evaluation.seed},
     }
+    _write_tree(folder, tree)
+    write_grid(store, plan, folder / "images.png")
+
+
+def write_control(folder: Path, control_folder: Path, added: dict[str, Any]) -> None:
+    """Put what the control run reached beside a run's own results, in results.json and results.txt.
+
+    Args: added: per aspect, what the run's last policy scores above the control's, paired.
+    """
+    tree, control = (json.loads((one / "results.json").read_text(encoding="utf-8")) for one in (folder, control_folder))
+    gains = {aspect: found["paired_gain"] for aspect, found in control["aspects"].items()}
+    rounds = {aspect: found["rounds"] for aspect, found in control["aspects"].items()}
+    tree["control"] = {
+        "run": control["config"]["run"]["name"],
+        "rounds": rounds,
+        "paired_gain": gains,
+        "preferences_add": added,
+    }
+    _write_tree(folder, tree)
+
+
+def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
     write_whole(folder / "results.json", json.dumps(tree, indent=2) + "\n")
-    with (folder / "results.txt").open("w", encoding="utf-8") as file:
+    with replacing(folder / "results.txt") as new, new.open("w", encoding="utf-8") as file:
         console = Console(width=120, file=file)
-        console.print(score_table(tree["aspects"], plan.config.evaluation.judge))
+        console.print(score_table(tree["aspects"], tree["config"]["evaluation"]["judge"], tree.get("control")))
+        if sentence := overlap_sentence(tree["held_out_prompts"]):
+            console.print(sentence, highlight=False, markup=False)
         if table := side_effects_table(tree):
             console.print(table)
-    write_grid(store, plan, folder / "images.png")

@@ -7,8 +7,11 @@ from rich.table import Table
 from itercomp_rl.evaluation.side_effects import side_effects
 
 
-def score_table(aspects: dict[str, Any], judge: str = "oracle") -> Table:
-    """Models down, aspects across: mean +- standard error (images); the last line is the paired gain."""
+def score_table(aspects: dict[str, Any], judge: str = "oracle", control: dict[str, Any] | None = None) -> Table:
+    """Models down, aspects across: mean +- standard error (images); the last lines are paired gains.
+
+    Args: control: what results.json says of the run's control, in which no preference was learned.
+    """
     scale = "oracle score in 0..1" if judge == "oracle" else f"{judge} score"
     table = Table(title=f"held-out prompts, {scale}, mean ± standard error clustered by prompt (images)")
     table.add_column("model")
@@ -25,7 +28,17 @@ def score_table(aspects: dict[str, Any], judge: str = "oracle") -> Table:
     if first["paired_gain"]:
         table.add_section()
         _row(table, "paired gain over the base", [tree["paired_gain"] for tree in aspects.values()], sign="+")
+        for name, cells in control_rows(control, list(aspects)):
+            _row(table, name, cells, sign="+")
     return table
+
+
+def control_rows(control: dict[str, Any] | None, aspects: list[str]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(name, one cell per aspect): what the control gained, and what the preferences add to that; none without it."""
+    if not control:
+        return []
+    names = {"paired_gain": "control: no preferences learned", "preferences_add": "learned preferences add"}
+    return [(name, [control[key][aspect] for aspect in aspects]) for key, name in names.items()]
 
 
 def side_effects_table(results: dict[str, Any]) -> Table | None:

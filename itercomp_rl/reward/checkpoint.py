@@ -275,8 +275,8 @@ def _read_config(path: Path) -> tuple[AnyConfig, bool]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: give the folder that save_reward wrote")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        stored = json.loads(path.read_text(encoding="utf-8-sig"))  # Notepad puts a mark before what it saves
+    except ValueError as error:  # bytes that are not UTF-8, or no JSON
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     form = stored.pop("format", None) if isinstance(stored, dict) else None
     if form not in FORMATS:

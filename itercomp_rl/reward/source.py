@@ -28,7 +28,7 @@ def check_reward_source(key: str, source: str) -> None:
 
 def _check_folder(key: str, folder: Path) -> None:
     config = folder / "config.json"
-    if not config.is_file() or '"itercomp-reward-' not in config.read_text(encoding="utf-8"):
+    if not config.is_file() or b'"itercomp-reward-' not in config.read_bytes():
         raise CheckpointError(f"{key} is {folder}, which holds no reward model of this project (config.json)")
     files = sorted(folder.rglob("*.safetensors"))
     if not files:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import Prompt
 from itercomp_rl.plan import Plan
-from itercomp_rl.store.kinds import PROMPTS
+from itercomp_rl.ranking.records import load_rankings
+from itercomp_rl.store.kinds import PROMPTS, RANKINGS
 from itercomp_rl.store.store import Store
 
 _ROLLED = "rolled"  # id of the record; the driver may read prompt files that no other node has
@@ -28,8 +29,9 @@ def put_prompts(store: Store, plan: Plan) -> None:
     for name, value in attrs.items():  # a run of earlier software may have noted its texts alone
         if began.get(name, value) == value:
             continue
-        key = "prompts.test_file" if name == "test" else "prompts.train_file"
-        what, way_out = f"{key} {getattr(config, key.split('.')[1])!r} no longer gives", "give it the old file"
+        keys = ["test_file"] if name == "test" else ["train_file", *(["policy_file"] if config.policy_file else [])]
+        files = " or ".join(f"prompts.{key} {getattr(config, key)!r}" for key in keys)
+        what, way_out = f"{files} no longer gives", "give it the old file"
         if config.source == "shapes":
             what, way_out = "this software's embedded world does not give", "go on with the version that began it"
         raise ConfigError(
@@ -46,3 +48,9 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 def load_rolled_prompts(store: Store) -> list[str]:
     """The texts that rollouts will name. Raises: MissingRecordError."""
     return store.get(PROMPTS, _ROLLED).attrs["texts"]
+
+
+def trained_texts(store: Store) -> set[str]:
+    """The texts that a run has learned from, as its store knows them: its prompt files may have changed since."""
+    ranked = {prompt.text for id_ in store.ids(RANKINGS) for prompt, _, _ in load_rankings(store, id_)}
+    return ranked | set(load_rolled_prompts(store) if store.has(PROMPTS, _ROLLED) else [])

@@ -20,7 +20,7 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from itercomp_rl.errors import InvalidNameError, StoreError
 from itercomp_rl.files.flush import flush
 from itercomp_rl.files.new_name import NoNewNameError, take_new_name
-from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
+from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, is_url, secret_part
 from itercomp_rl.store.layout import MARKED, attempt_name, is_staged, staged_name
 from itercomp_rl.store.traffic import TRAFFIC
 
@@ -278,7 +278,7 @@ def connect(url: str, *, create: bool, durable: bool) -> Backend:
             return Backend(url=url, objects=from_url(url, retry_config=_RETRIES), root=None, durable=durable)
     if url == "memory://":
         return Backend(url=url, objects=MemoryStore(), root=None, durable=durable)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url) and not url.startswith("file:///"):
+    if is_url(url) and not url.startswith("file:///"):
         raise StoreError(f"store.url is {url!r}: must be file:///dir, a path, s3://, gs://, az:// or memory://")
     root = Path(unquote(urlsplit(url).path) if url.startswith("file:///") else url).expanduser().absolute()
     with explaining(root.as_uri(), "open it"):

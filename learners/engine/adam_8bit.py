@@ -14,11 +14,11 @@ class ClippedAdamW8bit(Clipping, bitsandbytes.optim.AdamW8bit):
 
     MOMENTS = ("state1", "state2", "absmax1", "absmax2")
 
-    def make_moments(self, updates: int | None = None) -> None:
-        """Zero moments for every weight that has none yet; `updates` says how many updates all are of."""
+    def make_moments(self, steps: int | None = None) -> None:
+        """Zero moments for every weight that has none yet; `steps` says how many steps all are of."""
         for group_index, group in enumerate(self.param_groups):
             for index, weight in enumerate(group["params"]):
                 if not self.state[weight]:
                     self.init_state(group, weight, group_index, index)
-                if updates is not None:
-                    self.state[weight]["step"] = updates
+                if steps is not None:
+                    self.state[weight]["step"] = steps

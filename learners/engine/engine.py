@@ -1,4 +1,4 @@
-"""Turns gradients into weights: what an engine promises, and the two that keep it (plain torch, DeepSpeed)."""
+"""What an engine promises: it turns gradients into weights. Plain torch (plain.py) and DeepSpeed (zero.py) keep it."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -20,7 +20,15 @@ class Engine(Protocol):
 
     @property
     def updates(self) -> int:
-        """Updates made since the first one, those before a checkpoint included."""
+        """Updates made since the first one or since `restart_count`, those before a checkpoint included."""
+        ...
+
+    def restart_count(self) -> None:
+        """Count updates from 0 again: a new round goes on with the weights, moments and average of the one before."""
+        ...
+
+    def check(self, folder: Path) -> None:
+        """Raises: CheckpointError if `load` would refuse the checkpoint for being incomplete or of another training."""
         ...
 
     def backward(self, loss: Tensor) -> None:

@@ -46,6 +46,12 @@ class PlainEngine:
     def updates(self) -> int:
         return self.shard.updates
 
+    def restart_count(self) -> None:
+        self.shard.restart_count()
+
+    def check(self, folder: Path) -> None:
+        self.shard.check(folder)
+
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 

@@ -1,4 +1,4 @@
-"""Where the ranks of a group meet: a port that listens as soon as it is named, and on no other address."""
+"""How the ranks of a group meet, on a port that listens from the moment it is named; and how they part."""
 
 import atexit
 import logging

@@ -22,12 +22,27 @@ from learners.engine.spec import EngineSpec, Group
 COMMIT_NAME = "engine.json"
 
 
-def learning_rate(spec: EngineSpec, update: int) -> float:
-    """The rate of update number `update`, counted from 0: the first is made at the full rate."""
-    if spec.lr_schedule == "constant" or spec.total_updates is None:
+def learning_rate(spec: EngineSpec, step: int) -> float:
+    """The rate of step number `step` of the optimiser, counted from 0.
+
+    It rises in equal parts over the first `lr_warmup` steps, the last of which has the full rate. By the cosine
+    schedule it then falls to 0 at `total_steps`.
+    """
+    if step < spec.lr_warmup:
+        return spec.lr * (step + 1) / spec.lr_warmup
+    if spec.lr_schedule == "constant" or spec.total_steps is None:
         return spec.lr
-    done = min(update / spec.total_updates, 1.0)
+    done = min((step - spec.lr_warmup) / max(spec.total_steps - spec.lr_warmup, 1), 1.0)
     return spec.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def average_decay(spec: EngineSpec, step: int) -> float:
+    """Weight of the past in the moving average after step number `step` (1 = the first).
+
+    It starts low, so that a short training does not end with an average that is mostly its first weights.
+    Source: the warm-up of TensorFlow's ExponentialMovingAverage, min(decay, (1 + step) / (10 + step)).
+    """
+    return min(spec.ema_decay, (1 + step) / (10 + step))
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -75,14 +90,15 @@ class Shard:
         self.index, self.count = place
         self.refresh = refresh
         self.parameters = parameters
-        self.updates = 0
+        self.updates = 0  # since the weights were last begun with
+        self.steps = 0  # of the optimiser in its whole life, which its moments and the average are of
         self.ema = {name: m.detach().clone() for name, m in masters.items()} if spec.ema_decay else {}
         self.is_swapped = False
 
     def set_lr(self) -> float:
         """Sets the rate of the update that is about to be made."""
         assert not self.is_swapped, "step() inside ema_swapped(): the module holds the moving average"
-        lr = learning_rate(self.spec, self.updates)
+        lr = learning_rate(self.spec, self.steps)
         for param_group in self.adam.param_groups:
             param_group["lr"] = lr
         return lr
@@ -91,8 +107,13 @@ class Shard:
     def count_update(self) -> None:
         """Counts an update that was made, and lets the moving average follow it."""
         self.updates += 1
+        self.steps += 1
         for name, average in self.ema.items():
-            average.lerp_(self.masters[name], 1.0 - self.spec.ema_decay)
+            average.lerp_(self.masters[name], 1.0 - average_decay(self.spec, self.steps))
+
+    def restart_count(self) -> None:
+        """Count updates from 0 again; weights, moments and moving average go on as they are."""
+        self.updates = 0
 
     @contextmanager
     def ema_swapped(self) -> Iterator[None]:
@@ -134,10 +155,10 @@ class Shard:
         if rank == self.index:  # where nothing is shared out, rank 0 writes for all
             state = {name: tensor.contiguous() for name, tensor in self._state().items()}
             with replacing(folder / self._part_name(), durable=True) as part:
-                save_file(state, part, metadata={"updates": str(self.updates)})
+                save_file(state, part, metadata={"updates": str(self.updates), "steps": str(self.steps)})
         self._wait_for_all()
         if rank == 0:
-            mark = json.dumps(self._facts() | {"updates": self.updates}, indent=1) + "\n"
+            mark = json.dumps(self._facts() | {"updates": self.updates, "steps": self.steps}, indent=1) + "\n"
             write_whole(folder / COMMIT_NAME, mark, durable=True)
             flush(folder.parent)
         self._wait_for_all()
@@ -145,29 +166,34 @@ class Shard:
     def load(self, folder: Path) -> None:
         """Checks that the checkpoint is of this very training, then takes over every tensor of it."""
         assert not self.is_swapped, "load() inside ema_swapped()"
-        if not (folder / COMMIT_NAME).exists():
-            raise CheckpointError(f"{folder} holds no complete checkpoint: {COMMIT_NAME} is missing")
-        saved = _read_mark(folder / COMMIT_NAME)
-        self._check_facts(saved, folder)
+        saved = self.check(folder)
         path = folder / self._part_name()
         if not path.exists():
             raise CheckpointError(f"{path} is missing: every rank must see the folder it was saved to")
         try:
-            self._load_part(path, saved["updates"])
+            self._load_part(path, saved["updates"], saved.get("steps", saved["updates"]))
         except SafetensorError as damage:
             raise CheckpointError(f"{path} is damaged: {damage}; delete {folder} and resume again") from damage
-        self.updates = saved["updates"]
+        self.updates, self.steps = saved["updates"], saved.get("steps", saved["updates"])
         self.refresh()
 
+    def check(self, folder: Path) -> dict[str, Any]:
+        """What a checkpoint says of itself. Raises: CheckpointError if it is incomplete or of another training."""
+        if not (folder / COMMIT_NAME).exists():
+            raise CheckpointError(f"{folder} holds no complete checkpoint: {COMMIT_NAME} is missing")
+        saved = _read_mark(folder / COMMIT_NAME)
+        self._check_facts(saved, folder)
+        return saved
+
     @torch.no_grad()
-    def _load_part(self, path: Path, updates: int) -> None:
+    def _load_part(self, path: Path, updates: int, steps: int) -> None:
         with safe_open(path, framework="pt") as part:
             found = int((part.metadata() or {}).get("updates", -1))
             if found != updates:
                 raise CheckpointError(f"{path} is of update {found}, its {COMMIT_NAME} of {updates}: saves are mixed")
             names = part.keys()
             self._check_shapes({name: part.get_slice(name).get_shape() for name in names}, path)
-            self._make_moments(updates)
+            self._make_moments(steps)
             for name, tensor in self._state().items():
                 tensor.copy_(part.get_tensor(name))
 
@@ -197,15 +223,15 @@ class Shard:
             odd = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
             raise CheckpointError(f"{path} does not fit this module: {len(odd)} tensors differ, {odd[0]} the first")
 
-    def _make_moments(self, updates: int) -> None:
+    def _make_moments(self, steps: int) -> None:
         if self.spec.optimizer == "adamw_8bit":
-            self.adam.make_moments(updates)
+            self.adam.make_moments(steps)
             return
         for master in self.masters.values():
             state = self.adam.state[master]
             for name in ("exp_avg", "exp_avg_sq"):
                 state.setdefault(name, torch.zeros_like(master))
-            state["step"] = torch.tensor(float(updates))
+            state["step"] = torch.tensor(float(steps))
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"master/{name}": m.detach() for name, m in self.masters.items()}

@@ -1,4 +1,4 @@
-"""How an engine trains, and in which group of processes: plain data."""
+"""The settings of an engine and its place in a group of processes, as plain data."""
 
 import math
 from dataclasses import dataclass
@@ -33,8 +33,9 @@ class EngineSpec:
     weight_decay: float = 0.01
     grad_clip: float = 1.0  # largest global L2 norm of the averaged gradient; 0 = never clip
     ema_decay: float = 0.0  # weight of the past in the moving average; 0 = keep none
-    lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: from lr to 0 over total_updates, no warm-up
-    total_updates: int | None = None
+    lr_warmup: int = 0  # steps over which the rate rises to lr; 0 = begin with lr
+    lr_schedule: Literal["constant", "cosine"] = "constant"  # cosine: from lr to 0 at total_steps
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_engine("engine", self)
@@ -43,14 +44,12 @@ class EngineSpec:
                 f"engine.zero_stage is {self.zero_stage}, but the plain engine shares nothing out: "
                 "set it to 0, or engine.kind to deepspeed"
             )
-        if self.lr_schedule not in ("constant", "cosine"):
-            raise ConfigError(f"engine.lr_schedule is {self.lr_schedule!r}: must be constant or cosine")
-        if self.lr_schedule == "cosine" and not self.total_updates:
-            raise ConfigError("engine.lr_schedule is cosine: set engine.total_updates to where it should reach 0")
+        if self.lr_schedule == "cosine" and not self.total_steps:
+            raise ConfigError("engine.lr_schedule is cosine: set engine.total_steps to where it should reach 0")
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        for name in ("lr", "eps", "weight_decay", "grad_clip"):
+        for name in ("lr", "eps", "weight_decay", "grad_clip", "lr_warmup"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"engine.{name} is {value}: must be finite and not negative")
@@ -80,14 +79,17 @@ class Group:
             raise ConfigError(f"backend is {self.backend!r}: must be gloo (CPU) or nccl (GPU)")
 
 
-def engine_spec(engine: EngineConfig) -> EngineSpec:
-    """The engine that a config asks for."""
+def engine_spec(engine: EngineConfig, total_steps: int) -> EngineSpec:
+    """The engine that a config chooses. total_steps: of the whole training, for the schedule of the learning rate."""
     return EngineSpec(
         kind=engine.kind,  # type: ignore[arg-type]  # checked with the config
         zero_stage=engine.zero_stage if engine.kind == "deepspeed" else 0,
         optimizer=engine.optimizer,  # type: ignore[arg-type]  # likewise
         dtype=engine.dtype,  # type: ignore[arg-type]  # likewise
         lr=engine.lr,
+        lr_warmup=engine.lr_warmup,
+        lr_schedule=engine.lr_schedule,  # type: ignore[arg-type]  # likewise
+        total_steps=total_steps,
         weight_decay=engine.weight_decay,
         grad_clip=engine.grad_clip,
         ema_decay=engine.ema,

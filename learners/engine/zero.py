@@ -93,6 +93,12 @@ class ZeroEngine:
     def updates(self) -> int:
         return self.shard.updates
 
+    def restart_count(self) -> None:
+        self.shard.restart_count()
+
+    def check(self, folder: Path) -> None:
+        self.shard.check(folder)
+
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)
 

@@ -9,34 +9,11 @@ from pathlib import Path
 import pytest
 
 from cluster.costs import RunCosts
-from cluster.run_folder import claimed, settled
+from cluster.local_paths import settled
+from cluster.run_folder import claimed, load_run, prepare_folder
 from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
-
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
-
-@pytest.mark.parametrize(
-    ("job", "start"),
-    [
-        (None, "here"),
-        ("{}", "here"),
-        ('{"runtime_env": {"working_dir": "gcs://_ray_pkg_0a1b.zip"}}', "home"),
-    ],
-)
-def test_a_relative_folder_lies_where_it_stays(
-    job: str | None, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("here", "home"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv(JOB, raising=False)
-    if job is not None:
-        monkeypatch.setenv(JOB, job)
-    assert settled(load_config("tiny")).run_folder == tmp_path / start / "runs" / "tiny"
-    kept = settled(load_config("tiny", [f"run.dir={tmp_path / 'own'}"]))
-    assert kept.run_folder == tmp_path / "own" / "tiny"
+from itercomp_rl.store.store import open_store
 
 
 def test_a_second_driver_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
@@ -71,3 +48,30 @@ def test_a_part_that_was_killed_counts(tmp_path: Path) -> None:
     assert costs.facts()["peak_rss_mb"] == 10**6
     assert [phase["phase"] for phase in costs.facts()["phases"]] == ["gallery", "policy"]
     assert json.loads((tmp_path / "costs.json").read_text())["phases"] == costs.facts()["phases"]
+
+
+def test_a_run_of_a_relative_model_means_the_same_one_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here/mymodel", "there"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    typed = load_config("tiny", ["policy.model=mymodel", "store.url=mystore"])
+    folder = prepare_folder(settled(typed), resume=False)
+    open_store(settled(typed).store_url, create=True, durable=False)
+    prepare_folder(settled(typed), resume=True)
+    monkeypatch.chdir(tmp_path / "there")
+    config, store = load_run(folder)
+    assert config.policy.model == str(tmp_path / "here" / "mymodel")
+    assert store.url == (tmp_path / "here" / "mystore").as_uri()
+    prepare_folder(settled(load_config(folder / "config.yaml")), resume=True)
+
+
+def test_a_run_whose_folder_has_relative_paths_is_continued_from_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mymodel").mkdir()
+    monkeypatch.chdir(tmp_path)
+    typed = load_config("tiny", ["policy.model=mymodel", "judge.reward_models.spatial=~/none"])
+    prepare_folder(typed, resume=False)  # as earlier versions wrote it
+    assert "mymodel" in (prepare_folder(settled(typed), resume=True) / "config.yaml").read_text()

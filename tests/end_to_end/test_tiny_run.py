@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from cluster.run_folder import load_run
+from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.forecast.stage_times import measured_times
 from itercomp_rl.plan import Plan
+from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.store import weights
 from itercomp_rl.store.retention import verify
 from tests.parts.real_runs import itercomp
@@ -128,3 +131,21 @@ def test_the_time_of_every_stage_was_measured(run_folder: Path) -> None:
     ):
         assert seconds > 0
     assert {"base", "attribute", "spatial", "policy"} <= set(times.draw_image_s)
+
+
+def test_a_control_learns_no_preference_and_takes_over_what_the_run_drew(run_folder: Path) -> None:
+    itercomp("run", "tiny", f"run.dir={run_folder.parent}", "--resume", "--control")
+    folder = run_folder.with_name("tiny-control")
+    config, store = load_run(folder)
+    assert config.reward.updates == 0
+    _, own = load_run(run_folder)
+    assert store.get("images", "base-00000").arrays["images"].tobytes() == (
+        own.get("images", "base-00000").arrays["images"].tobytes()
+    )
+    trunk = load_reward(Path(checkpoint_path(config.reward.trunk))).float().state_dict()
+    for version in (0, 1):
+        found = weights.open_version(store, "reward-attribute", version).load()
+        assert all(torch.equal(found[name], tensor) for name, tensor in trunk.items() if "reward_" not in name)
+    tree = json.loads((run_folder / "results.json").read_text())
+    assert set(tree["control"]["preferences_add"]) == set(tree["aspects"])
+    assert "learned preferences add" in (run_folder / "results.txt").read_text()

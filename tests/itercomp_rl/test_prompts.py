@@ -1,4 +1,4 @@
-"""Prompts: training and held-out ones never mix, files are read strictly."""
+"""Prompts: the world's training and held-out ones never mix, files are read strictly."""
 
 import json
 from collections import Counter
@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import PromptsConfig
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import Prompt
-from itercomp_rl.prompts import file_prompts, held_out_prompts, prompts_to_show, training_prompts, user_prompts
+from itercomp_rl.prompts import (
+    check_prompt,
+    file_prompts,
+    held_out_prompts,
+    prompts_to_show,
+    same_text,
+    training_prompts,
+    user_prompts,
+)
 from itercomp_rl.shapes.scenes import parse, split_of
 
 CONFIG = load_config("quickstart").prompts
@@ -71,6 +80,8 @@ def test_prompts_follow_from_the_seed() -> None:
         ("a.json", '[{"text": "a cat", "aspects": "spatial"}]', "aspects of entry 1 are 'spatial'"),
         ("a.json", '["a cat", {"text": "a dog", "aspects": ["non-spatial"]}]', "aspects of entry 2 .* non_spatial"),
         ("a.json", '[{"text": "a cat", "aspects": []}]', "aspects of entry 1"),
+        ("a.json", '[{"text": "a cat", "aspects": ["spatial", "spatial"]}]', "aspects of entry 1 .*each once"),
+        ("a.csv", "text,aspects\na cat,attribute colour\n", "aspects of line 2 .* non_spatial"),
     ],
 )
 def test_an_unusable_prompt_file_is_refused(tmp_path: Path, name: str, content: str, reason: str) -> None:
@@ -92,6 +103,83 @@ def test_repeated_prompts_count_once_and_json_rows_may_name_aspects(tmp_path: Pa
         ("a cat", ("attribute",)),
         ("a dog left of a cat", ("spatial",)),
     ]
+
+
+def test_a_repeated_prompt_is_about_what_any_of_its_rows_names(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("prompt,aspect\na cat,spatial\na dog,spatial\na cat,attribute\n")
+    found = file_prompts(tmp_path / "p.csv", ["attribute", "spatial"])
+    assert [(prompt.text, prompt.aspects) for prompt in found] == [
+        ("a cat", ("spatial", "attribute")),
+        ("a dog", ("spatial",)),
+    ]
+
+
+def of_files(folder: Path, *, aspects: list[str], **files: list[dict[str, object]]) -> PromptsConfig:
+    """Settings of prompts from JSON files: of_files(folder, aspects=["spatial"], train_file=[{"text": "a cat"}])."""
+    for name, rows in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    paths = {name: str(folder / f"{name}.json") for name in files}
+    return replace(CONFIG, source="files", aspects=aspects, gallery=2, policy=2, **paths)
+
+
+def test_aspects_that_a_run_has_not_do_not_count_and_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": "a cat", "aspects": ["attribute", "non_spatial"]},
+        {"text": "two dogs chase a cat", "aspects": ["non_spatial"]},
+        {"text": "a dog"},
+    ]
+    config = of_files(tmp_path, aspects=["attribute", "spatial"], train_file=rows, test_file=rows)
+    gallery, _ = training_prompts(config, seed=0)
+    assert {prompt.text: prompt.aspects for prompt in gallery} == {
+        "a cat": ("attribute",),
+        "a dog": ("attribute", "spatial"),
+    }
+    assert "2 of 3 prompts are about aspects that prompts.aspects does not have, such as 'a cat'" in caplog.text
+    assert "1 prompts that have no other are left out" in caplog.text
+    assert {prompt.text for prompt, _ in held_out_prompts(config, 2, seed=0)} == {"a cat", "a dog"}
+
+
+def test_a_file_about_other_aspects_only_is_refused_with_its_key(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": "two dogs chase a cat", "aspects": ["non_spatial"]}]
+    config = of_files(tmp_path, aspects=["spatial"], train_file=rows, test_file=rows)
+    with pytest.raises(ConfigError, match=r"prompts.train_file: .* about none of prompts.aspects \(spatial\)"):
+        training_prompts(config, seed=0)
+    with pytest.raises(ConfigError, match=r"prompts.test_file: .* about none of prompts.aspects"):
+        held_out_prompts(config, 2, seed=0)
+    with pytest.raises(ConfigError, match="about none of prompts.aspects"):
+        user_prompts(tmp_path / "test_file.json", config)
+
+
+def test_the_policy_may_learn_from_other_prompts_than_the_ranked_ones(tmp_path: Path) -> None:
+    ranked: list[dict[str, object]] = [{"text": "a cat"}, {"text": "a dog"}]
+    own: list[dict[str, object]] = [{"text": f"a horse {i}"} for i in range(5)]
+    config = of_files(tmp_path, aspects=["spatial"], train_file=ranked, policy_file=own)
+    gallery, policy = training_prompts(replace(config, policy=5), seed=0)
+    assert {prompt.text for prompt in gallery} == {"a cat", "a dog"}
+    assert {prompt.text for prompt in policy} == {f"a horse {i}" for i in range(5)}
+    assert all("horse" in prompt.text for prompt, _ in held_out_prompts(config, 5, seed=0, split="train"))
+
+
+@pytest.mark.parametrize("key", ["train_file", "policy_file"])
+def test_a_file_with_fewer_prompts_than_are_set_is_refused_with_both_keys(tmp_path: Path, key: str) -> None:
+    rows: list[dict[str, object]] = [{"text": "a cat"}, {"text": "a dog"}]
+    config = of_files(tmp_path, aspects=["spatial"], train_file=rows, **({key: rows} if key == "policy_file" else {}))
+    with pytest.raises(ConfigError, match=f"prompts.policy is 3, but prompts.{key} .* holds 2 prompts"):
+        training_prompts(replace(config, policy=3), seed=0)
+    with pytest.raises(ConfigError, match="prompts.gallery is 3, but prompts.train_file .* holds 2 prompts"):
+        training_prompts(replace(config, gallery=3), seed=0)
+
+
+def test_texts_are_the_same_that_differ_in_case_blanks_or_composition() -> None:
+    assert same_text("A  Caf\u00e9 \n") == same_text("a cafe\u0301")
+    assert same_text("a cat") != same_text("a cats")
+
+
+def test_a_prompt_of_bytes_that_are_no_text_is_refused() -> None:
+    with pytest.raises(ConfigError, match="bytes that are not UTF-8"):
+        check_prompt("a red c\udcffp", replace(CONFIG, source="files"))
 
 
 def test_a_prompt_outside_the_world_is_refused_with_its_words(tmp_path: Path) -> None:

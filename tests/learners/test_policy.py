@@ -198,6 +198,52 @@ def test_an_adapter_goes_on_from_its_checkpoint_and_from_the_last_round(sd: Path
     assert torch.equal(published(store, 7, 0), published(store, 6, 2))
 
 
+def test_rounds_that_go_on_from_one_another_learn_as_one_long_round(sd: Path, store: Store, tmp_path: Path) -> None:
+    """Nothing here draws at random, so that the number of the round must not matter."""
+    config = settings(sd, "policy.updates=4", "policy.engine.ema=0.9", "policy.scheduler=ddim")
+    opened(config, store, order(30), tmp_path / "any")
+    rollouts = [rolled(config, store, index, 0, 30) for index in range(4)]
+    whole = opened(config, store, order(31), tmp_path / "whole")
+    for number, rollout in enumerate(rollouts):
+        whole.update(number, [rollout])
+    folder = tmp_path / "rounds"
+    first = opened(config, store, replace(order(32, round_=40), keeps_state=True), folder)
+    for number in (0, 1):
+        first.update(number, [rollouts[number]])
+    first.publish({})
+    second = opened(config, store, order(33, round_=41, start=40), folder)
+    assert torch.equal(published(store, 33, 0), published(store, 32, 2)), "it begins with the raw weights"
+    for number in (0, 1):
+        second.update(number, [rollouts[2 + number]])
+    assert torch.equal(published(store, 33, 2), published(store, 31, 4))
+    second.publish({})
+    averages = [weights.open_version(store, "policy", round_).load() for round_ in (40, 41)]
+    assert not torch.equal(*(torch.cat([t.flatten() for t in average.values()]) for average in averages))
+    assert not list(folder.glob("*/*")), "no checkpoint is left once the last round is published"
+
+
+def test_a_round_without_the_state_of_the_last_one_starts_from_what_it_published(
+    sd: Path, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(sd, "policy.updates=1", "policy.engine.ema=0.9")
+    first = opened(config, store, replace(order(34, round_=42), keeps_state=True), tmp_path / "here")
+    first.update(0, [rolled(config, store, 0, 0, 34)])
+    first.publish({})
+    opened(config, store, order(35, round_=43, start=42), tmp_path / "elsewhere")
+    average = weights.open_version(store, "policy", 42).load()
+    assert torch.equal(published(store, 35, 0), torch.cat([t.flatten().double() for t in average.values()]))
+    assert "goes on from its published average, with new moments" in caplog.text
+
+
+def test_captions_are_left_out_as_often_as_the_config_says(sd: Path, store: Store, tmp_path: Path) -> None:
+    learner = opened(settings(sd, "policy.caption_dropout=0.25"), store, order(36), tmp_path)
+    (empty,) = learner._captions([""], torch.Generator()).tokens
+    text = prompts_of(settings(sd))[0]
+    tokens = learner._captions([text] * 400, torch.Generator().manual_seed(0)).tokens
+    num_empty = sum(torch.equal(one, empty) for one in tokens)
+    assert 70 < num_empty < 130  # binomial: 100, standard deviation 8.7
+
+
 def test_guidance_reaches_rollout_and_gradient(sd: Path, store: Store, tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     for number, guidance in ((10, "null"), (11, "1.0"), (12, "4.0")):

@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {  # Any: settings of all types
     "grad_clip": 0.3,  # below every norm that these tests meet, so that clipping is always at work
     "ema_decay": 0.9,
     "lr_schedule": "cosine",
-    "total_updates": 10,
+    "total_steps": 10,
 }
 
 

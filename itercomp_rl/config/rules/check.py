@@ -13,6 +13,8 @@ from itercomp_rl.store.address import CREDENTIALS_WAY_OUT, secret_part
 
 def check(config: Config) -> None:
     """Raises: ConfigError that names the setting, its value and the way out."""
+    name = config.run.name
+    require(name.strip() not in ("", ".", ".."), "run.name", name, "must be the name of a folder under run.dir")
     _counts(config)
     _shares(config)
     _prompts(config)
@@ -97,9 +99,15 @@ def _prompts(config: Config) -> None:
         raise ConfigError(
             "prompts.source is 'files': set prompts.train_file and prompts.test_file, held-out prompts are needed"
         )
+    if p.source == "shapes" and p.policy_file:
+        raise ConfigError(
+            f"prompts.policy_file is {p.policy_file!r} with prompts.source 'shapes', which reads no files: set "
+            "prompts.source=files, or leave it out"
+        )
     require(bool(p.aspects), "prompts.aspects", list(p.aspects), f"name one or more of {', '.join(ASPECTS)}")
     for aspect in p.aspects:
         one_of("prompts.aspects", aspect, ASPECTS)
+        require(p.aspects.count(aspect) == 1, "prompts.aspects", list(p.aspects), f"name {aspect!r} once")
     for aspect in config.reward.weights:
         one_of("reward.weights", aspect, ASPECTS)
     if missing := [aspect for aspect in p.aspects if aspect not in config.reward.weights]:

@@ -6,6 +6,7 @@ from itercomp_rl.config.rules.terms import one_of, require
 
 KINDS = ("plain", "deepspeed")
 OPTIMIZERS = ("adamw", "adamw_8bit")
+LR_SCHEDULES = ("constant", "cosine")
 DTYPES = ("fp32", "bf16")  # fp16 would need loss scaling
 
 
@@ -20,6 +21,10 @@ class EngineChoice(Protocol):
     def dtype(self) -> str: ...
     @property
     def zero_stage(self) -> int: ...
+    @property
+    def lr_schedule(self) -> str: ...
+    @property
+    def lr_warmup(self) -> int: ...
 
 
 def check_engine(key: str, engine: EngineChoice) -> None:
@@ -34,3 +39,5 @@ def check_engine(key: str, engine: EngineChoice) -> None:
     )
     one_of(f"{key}.dtype", engine.dtype, DTYPES)
     require(engine.zero_stage in range(4), f"{key}.zero_stage", engine.zero_stage, "must be 0, 1, 2 or 3")
+    one_of(f"{key}.lr_schedule", engine.lr_schedule, LR_SCHEDULES)
+    require(engine.lr_warmup >= 0, f"{key}.lr_warmup", engine.lr_warmup, "must be 0 or more")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from itercomp_rl.config.rules.model_names import check_model_names
 from itercomp_rl.config.rules.terms import check_side, one_of, require
 from itercomp_rl.config.schema import Config, MemberConfig, PlannerConfig
 from itercomp_rl.errors import ConfigError
@@ -21,8 +22,9 @@ def check_gallery(config: Config) -> None:
     require(
         len(founders) >= 2, "gallery.members", founders, "at least two must have join_round 0: a pair needs two images"
     )
+    check_model_names(config)
     for name, member in gallery.members.items():
-        _member(f"gallery.members.{name}", name, member)
+        _member(f"gallery.members.{name}", member)
         _planned(f"gallery.members.{name}", member, gallery.planners)
     if planned := [name for name, member in gallery.members.items() if member.system in PLANNED]:
         why = f"gallery.members.{planned[0]} draws by plan, which acts on the attention layers: for text members alone"
@@ -32,8 +34,7 @@ def check_gallery(config: Config) -> None:
         _planner(f"gallery.planners.{name}", planner)
 
 
-def _member(key: str, name: str, member: MemberConfig) -> None:
-    require(not name.startswith("policy-"), key, name, "'policy-' names belong to this run's own policies")
+def _member(key: str, member: MemberConfig) -> None:
     require(member.num_steps >= 1, f"{key}.num_steps", member.num_steps, "must be 1 or more")
     require(member.join_round >= 0, f"{key}.join_round", member.join_round, "must be 0 or more")
     one_of(f"{key}.system", member.system, SYSTEMS)

@@ -4,7 +4,7 @@ import math
 
 from itercomp_rl.config.rules.engine import check_engine
 from itercomp_rl.config.rules.terms import check_side, one_of, require
-from itercomp_rl.config.schema import ALL, Config
+from itercomp_rl.config.schema import ALL, Config, draws_as_base
 from itercomp_rl.errors import ConfigError
 
 
@@ -47,8 +47,30 @@ def _reward(config: Config) -> None:
     )
 
 
+def _pretraining(config: Config) -> None:
+    policy = config.policy
+    one_of("policy.pretraining_images", policy.pretraining_images, ("all", "winners", "base"))
+    require(
+        0 <= policy.caption_dropout < 1, "policy.caption_dropout", policy.caption_dropout, "must be from 0 to below 1"
+    )
+    if policy.pretraining_images == "base":
+        members = [name for name, member in config.gallery.members.items() if draws_as_base(member, policy.model)]
+        require(
+            bool(members),
+            "policy.pretraining_images",
+            policy.pretraining_images,
+            f"no member of gallery.members draws with policy.model ({policy.model}) by system text: add one, or take "
+            "winners or all",
+        )
+
+
 def _policy(config: Config) -> None:
     policy = config.policy
+    one_of("policy.combine", policy.combine, ("sum", "mean"))
+    for aspect, target in policy.targets.items():
+        one_of("policy.targets", aspect, tuple(config.prompts.aspects))
+        require(math.isfinite(target), f"policy.targets.{aspect}", target, "must be finite")
+    _pretraining(config)
     one_of("policy.start_from", policy.start_from, ("previous", "base"))
     one_of("policy.scheduler", policy.scheduler, ("ddim", "ddpm", "euler", "renoise"))
     require(

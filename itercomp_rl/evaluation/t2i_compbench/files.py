@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.prompt_rows import read_prompt_lines
 from itercomp_rl.files.whole import write_whole
 
 BENCHMARK = Path(str(resources.files("itercomp_rl.evaluation.t2i_compbench") / "prompts"))
@@ -37,17 +38,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 def read_prompts(folder: Path, category: str) -> list[str]:
     """The validation prompts of a category, from <folder>/<category>_val.txt: one a line, up to a tab.
 
-    Raises: ConfigError if the file is missing or empty.
+    Raises: ConfigError if the file is missing, empty or no such list.
     """
     path = folder / f"{category}_val.txt"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompts of {category} cannot be read: {error}") from error
-    prompts = [line.split("\t")[0].strip() for line in lines]
-    if not any(prompts):
-        raise ConfigError(f"{path} holds no prompt")
-    return [prompt for prompt in prompts if prompt]
+    prompts = [row.text for row in read_prompt_lines(path)]
+    if not prompts:
+        raise ConfigError(f"{path} holds no prompt: write one a line")
+    return prompts
 
 
 def image_name(prompt: str, number: int) -> str:

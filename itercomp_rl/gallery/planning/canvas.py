@@ -7,16 +7,17 @@ import ast
 import difflib
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import ImageColor
 
 from itercomp_rl.errors import PlanError
+from itercomp_rl.gallery.planning.answer import fenced, final_text, in_ascii
 from itercomp_rl.gallery.planning.layout import MAX_BOXES, check_text
 
 GRID = 90  # a canvas is so many units high and wide
-MAX_CHARACTERS = 64_000  # of an answer; a longer one is refused unread
 MAX_DISTANCE = 10**9  # to the viewer: only the order counts
 
 LOCATIONS = {
@@ -55,6 +56,7 @@ AREAS = {
 
 Rect = tuple[int, int, int, int]  # top, bottom, left, right on the grid
 Colour = tuple[int, int, int]
+_HEX = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,10 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
 
 
 def colour_of(name: str) -> Colour:
-    """An HTML colour by its name, or a near miss of one. Raises: PlanError."""
+    """An HTML colour by its name, a near miss of one, or #rrggbb. Raises: PlanError."""
+    if _HEX.fullmatch(name.strip()):
+        red, green, blue = ImageColor.getrgb(name.strip())[:3]
+        return red, green, blue
     red, green, blue = ImageColor.getrgb(nearest(name, ImageColor.colormap))[:3]
     return red, green, blue
 
@@ -182,23 +187,21 @@ Literal = str | float | list[str]
 def parse_canvas(prompt: str, answer: str) -> Canvas:
     """The canvas that a language model's program describes.
 
+    Of several programs the last counts.
     Raises: PlanError naming the offending line if the program holds anything else than canvas calls with literals.
     Source: Omost (lllyasviel/Omost), its canvas vocabulary.
     """
-    if len(answer) > MAX_CHARACTERS:
-        raise PlanError(f"the canvas program has {len(answer)} characters; at most {MAX_CHARACTERS} are read")
-    fenced = re.search(r"```(?:python)?[ \t]*\n(.*?)```", answer, re.DOTALL)
-    code = fenced[1] if fenced else answer
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise PlanError(f"the canvas program is not Python ({error}): {_line_of(error, code)!r}") from error
+    code = _program(final_text(answer))
+    tree = _parsed(code)
     lines, whole, parts = code.splitlines(), None, []
     for statement in tree.body:
         if _is_fresh_canvas(statement):
+            whole, parts = None, []
             continue
         method, arguments = _read_call(statement, lines)
         if method == "set_global_description":
+            if whole is not None:
+                raise _refused(statement, lines, "one canvas has two global descriptions")
             whole = arguments
         else:
             parts.append(arguments)
@@ -211,6 +214,24 @@ def parse_canvas(prompt: str, answer: str) -> Canvas:
         colour=colour_of(_text(whole, "HTML_web_color_name") or _DEFAULT_COLOUR),
         parts=tuple(_part(arguments) for arguments in parts),
     )
+
+
+def _program(text: str) -> str:
+    """The last fenced program, which corrects those before it; the whole text where nothing is fenced."""
+    blocks = fenced(text)
+    programs = [block for block in blocks if re.search(r"\bcanvas\b", block)]
+    return textwrap.dedent((programs or blocks or [text])[-1])
+
+
+def _parsed(code: str) -> ast.Module:
+    """The syntax tree; typographic quotation marks and full-width punctuation count where the code is no Python."""
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        try:
+            return ast.parse(in_ascii(code))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise PlanError(f"the canvas program is not Python ({error}): {_line_of(error, code)!r}") from error
 
 
 def _line_of(error: Exception, code: str) -> str:

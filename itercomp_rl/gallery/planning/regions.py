@@ -6,11 +6,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from itercomp_rl.errors import PlanError
+from itercomp_rl.gallery.planning.answer import (
+    final_text,
+    first_sentence,
+    plain_numbers,
+    statements,
+    unwrapped,
+    without_markup,
+)
 from itercomp_rl.gallery.planning.layout import MAX_BOXES, Box
 
-MAX_CHARACTERS = 64_000
-_RATIO = re.compile(r"Final split ratio:\s*([\d.,;]+)", re.IGNORECASE)
-_PROMPTS = re.compile(r"Regional Prompt:\s*(.*?)(?=\n\n|\Z)", re.IGNORECASE | re.DOTALL)
+_RATIO, _PROMPTS = "final split ratio", "regional prompt"
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)\s*%?"
+_NUMBERS = re.compile(rf"{_NUMBER}(?:\s*[,;:]\s*{_NUMBER})*\s*;?")
+_IS_MORE = re.compile(r"^\s*[,;:/%]|\d")  # after the numbers: then they were not the whole ratio
+_BREAK = re.compile(r"[*_`\[<(]{0,4}\bBREAK\b[*_`\]>)]{0,4}")
+_NUMBERED = re.compile(r"^(?:(?:region|cell)\s*\d+\s*[:：.)-]|\(?\d+[.):])\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +53,7 @@ def split_cells(ratio: str, num: int | None = None) -> list[list[Cell]]:
     """Rows of cells of a split ratio: "1,2" is one row of two columns, "1,1,1;2,4,6" two rows, heights first.
 
     As in RPG's own reading, an empty or unreadable number counts as 1, and with `num` the cells after so many are
-    left out and the others take their room.
+    left out and the others take their room; a planner's answer is read more strictly before (`read_ratio`).
     Raises: PlanError if a number is not above 0.
     """
     texts = ratio.strip().strip(";").split(";")
@@ -80,10 +91,15 @@ def _spans(sizes: Sequence[float]) -> list[tuple[float, float]]:
 def regions_of(prompt: str, ratio: str, phrases: Sequence[str]) -> Regions:
     """The plan of a split ratio and the phrases of its cells, row by row.
 
-    As RPG reads them: with too few phrases the last cells are left out, what is too many joins the last cell's.
+    Raises: PlanError if there are more cells than phrases, or fewer: which phrase belongs where is not guessed.
     """
-    cells = [cell for row in split_cells(ratio, len(phrases)) for cell in row]
-    phrases = [*phrases[: len(cells) - 1], ", ".join(phrases[len(cells) - 1 :])]
+    cells = [cell for row in split_cells(ratio, len(phrases) + 1) for cell in row]
+    if len(cells) != len(phrases):
+        than = "more" if len(cells) > len(phrases) else "fewer"
+        raise PlanError(
+            f"the split ratio {ratio[:40]!r} of {prompt[:80]!r} has {than} cells than there are regional prompts "
+            f"({len(phrases)}): one prompt for each cell is needed"
+        )
     return Regions(
         prompt=prompt,
         cells=tuple(
@@ -94,14 +110,46 @@ def regions_of(prompt: str, ratio: str, phrases: Sequence[str]) -> Regions:
 
 
 def parse_regions(prompt: str, answer: str) -> Regions:
-    """The plan in a language model's answer, in the form that RPG asks for; the last statement of each kind counts.
+    """The plan in a language model's answer, in the form that RPG asks for; the last complete statement counts.
 
-    Raises: PlanError if the ratio or the prompts are missing or do not fit each other.
+    Raises: PlanError if the ratio or the prompts are missing, cannot be read, or do not fit each other.
     """
-    if len(answer) > MAX_CHARACTERS:
-        raise PlanError(f"the planner's answer has {len(answer)} characters; at most {MAX_CHARACTERS} are read")
-    ratios, prompts = _RATIO.findall(answer), _PROMPTS.findall(answer)
-    if not ratios or not prompts:
-        missing = "Regional Prompt" if ratios else "Final split ratio"
+    said = statements(without_markup(final_text(answer)), (_RATIO, _PROMPTS))
+    at_prompts = [i for i, statement in enumerate(said) if statement.label == _PROMPTS]
+    at_ratios = [i for i, statement in enumerate(said) if statement.label == _RATIO]
+    if not at_ratios or not at_prompts:
+        missing = "Regional Prompt" if at_ratios else "Final split ratio"
         raise PlanError(f"the planner's answer to {prompt[:80]!r} has no {missing!r} line")
-    return regions_of(prompt, ratios[-1], [part.strip() for part in prompts[-1].split("BREAK")])
+    before = [i for i in at_ratios if i < at_prompts[-1]]
+    ratio = read_ratio(said[(before or at_ratios)[-1]].text)
+    if before and at_ratios[-1] > at_prompts[-1] and read_ratio(said[at_ratios[-1]].text) != ratio:
+        raise PlanError(
+            f"the planner's answer to {prompt[:80]!r} states another split ratio after its regional prompts: which one "
+            "it means is not guessed"
+        )
+    return regions_of(prompt, ratio, _phrases(said[at_prompts[-1]].text))
+
+
+def read_ratio(text: str) -> str:
+    """A split ratio as split_cells takes it, from forms in use: `1, 2`, `1:2`, `33%,67%`, `"1，2"`, `1,2 (a remark)`.
+
+    Raises: PlanError for anything else.
+    """
+    line = " ".join(unwrapped(plain_numbers(text).strip().split("\n")[0]).strip("[](){}<> ").split())
+    found = _NUMBERS.match(line)
+    if found is None or _IS_MORE.search(line[found.end() :]):
+        raise PlanError(f"the split ratio {line[:80]!r} is not of the form 1,2 or 1,1,1;2,1")
+    numbers = re.sub(r"\s", "", found[0])
+    if (":" in numbers and "," in numbers) or numbers.count("%") not in (0, len(re.findall(r"[\d.]+", numbers))):
+        raise PlanError(f"the split ratio {line[:80]!r} mixes two forms: write 1,2 or 1,1,1;2,1")
+    return numbers.replace(":", ",").replace("%", "")
+
+
+def _phrases(text: str) -> list[str]:
+    """The prompts of the cells, between BREAKs. Raises: PlanError if it cannot be said where one of them ends."""
+    *inner, last = _BREAK.split(unwrapped(text))
+    for part in inner:
+        if "\n\n" in re.sub(r"\n\s*\n", "\n\n", part.strip()):
+            raise PlanError(f"a regional prompt has several paragraphs: {part.strip()[:80]!r}")
+    parts = [" ".join(part.split()) for part in inner] + [first_sentence(last)]
+    return [_NUMBERED.sub("", unwrapped(part)).strip() for part in parts]

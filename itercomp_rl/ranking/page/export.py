@@ -1,15 +1,17 @@
 """Rankings of a store as files that other runs and other people's tools read."""
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.prompt_rows import is_text_line
 from itercomp_rl.items import ImageRef
 from itercomp_rl.ranking import people
-from itercomp_rl.ranking.official import save_official_ranks
+from itercomp_rl.ranking.official import image_file, save_official_ranks
 from itercomp_rl.ranking.people import Said
 from itercomp_rl.ranking.ranking import Places, Ranking, consensus
 from itercomp_rl.ranking.records import load_rankings
@@ -54,7 +56,8 @@ def export(store: Store, everything: Sequence[Said], folder: Path) -> dict[str, 
     """Write all.csv, <aspect>.json (official ranks), prompts.txt and images/ to a new folder.
 
     all.csv holds every opinion; the official form one strict order of all models: the consensus of a prompt's raters,
-    where it has no tie and leaves no model out. Returns, per aspect, how many prompts the official file ranks, and of
+    where it has no tie and leaves no model out. A text that cannot be one line of prompts.txt, as it holds a line
+    break, turns that file into prompts.json. Returns, per aspect, how many prompts the official file ranks, and of
     how many.
     Raises: ConfigError if the folder exists.
     """
@@ -64,8 +67,7 @@ def export(store: Store, everything: Sequence[Said], folder: Path) -> dict[str, 
         raise ConfigError(f"--export {str(folder)!r} must be a new folder: {error}") from error
     _write_csv(folder / "all.csv", everything)
     prompts = {said.prompt.id: said.prompt for said in everything}
-    texts = "".join(f"{' '.join(prompt.text.splitlines())}\n" for prompt in prompts.values())
-    (folder / "prompts.txt").write_text(texts, encoding="utf-8")
+    _write_prompts(folder, [prompt.text for prompt in prompts.values()])
     gallery = sorted({model for said in everything for model in said.images})
     counts = {}
     for aspect in sorted({said.aspect for said in everything}):
@@ -92,6 +94,14 @@ def _opinions(everything: Sequence[Said], aspect: str) -> Mapping[str, list[Plac
     return found
 
 
+def _write_prompts(folder: Path, texts: Sequence[str]) -> None:
+    """A run that draws these images again finds their ranks by the whole text: not a character may change."""
+    if all(map(is_text_line, texts)):
+        (folder / "prompts.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8", newline="")
+    else:
+        (folder / "prompts.json").write_text(json.dumps(texts, indent=1) + "\n", encoding="utf-8")
+
+
 def _write_csv(path: Path, everything: Sequence[Said]) -> None:
     with path.open("x", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -109,4 +119,4 @@ def _write_images(store: Store, folder: Path, everything: Sequence[Said]) -> Non
         (model, said.prompt.id): ref for said in everything for model, ref in said.images.items()
     }
     for (model, prompt_id), ref in refs.items():
-        Image.fromarray(reader.load([ref])[0]).save(folder / f"{model}_prompt_{prompt_id}.png")
+        Image.fromarray(reader.load([ref])[0]).save(folder / image_file(model, prompt_id))

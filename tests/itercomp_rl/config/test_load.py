@@ -1,14 +1,17 @@
 """Configs: what is accepted, and that every mistake names its key and the way out."""
 
+import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from itercomp_rl.config.load import config_from, load_config, preset, to_tree
+from itercomp_rl.config.load import config_from, config_of_run, load_config, preset, to_tree
 from itercomp_rl.config.rules import check as rules
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 from itercomp_rl.plan import Plan
+from itercomp_rl.store.layout import is_name
 
 PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.stem != "base"]
 
@@ -17,6 +20,26 @@ PRESETS = [path.stem for path in preset("base").parent.glob("*.yaml") if path.st
 def test_every_shipped_config_is_accepted(name: str) -> None:
     config = load_config(name)
     assert config_from(to_tree(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("policy.sampler=ddpm", "policy.scheduler"), ("actors.max_set_aside=3", "actors.max_skipped_prompts")],
+)
+def test_a_key_of_an_earlier_version_is_refused_with_its_new_name(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"{old.partition('=')[0]} is called {new} now: rename it"):
+        load_config("tiny", [old])
+
+
+def test_the_config_of_an_earlier_run_opens_with_its_values_under_the_new_names(tmp_path: Path) -> None:
+    tree = to_tree(load_config("tiny", ["policy.scheduler=ddpm", "actors.max_skipped_prompts=3"]))
+    tree["policy"]["sampler"] = tree["policy"].pop("scheduler")
+    tree["actors"]["max_set_aside"] = tree["actors"].pop("max_skipped_prompts")
+    del tree["policy"]["engine"]["lr_warmup"]  # a key that came later
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(tree)))
+    config = config_of_run(tmp_path / "config.yaml")
+    assert (config.policy.scheduler, config.actors.max_skipped_prompts) == ("ddpm", 3)
+    assert config == load_config("tiny", ["policy.scheduler=ddpm", "actors.max_skipped_prompts=3"])
 
 
 def test_base_yaml_states_every_key_and_nothing_else() -> None:
@@ -52,12 +75,20 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("judge.rule=random", "must be one of official_fixed"),
         ("prompts.source=files", "prompts.train_file"),
         ("prompts.aspects=[]", "prompts.aspects is []: name one or more"),
+        ("prompts.aspects=[spatial,attribute,spatial]", "'attribute', 'spatial']: name 'spatial' once"),
+        ("prompts.policy_file=more.txt", "prompts.policy_file is 'more.txt' with prompts.source 'shapes'"),
         ("evaluation.grid_prompts=-1", "evaluation.grid_prompts is -1"),
         ("actors.start_timeout_s=-5", "actors.start_timeout_s is -5"),
         ("actors.progress_timeout_s=0", "actors.progress_timeout_s is 0"),
         ("judge.first_round=nobody", "or rank files: a path that ends in .json, .csv or"),
         ("reward.rankings_first=0", "must be all, or a number from 1 to the segments of a round"),
         ("reward.rankings_first=most", "must be all, or a number from 1 to the segments of a round"),
+        ("policy.combine=max", "policy.combine"),
+        ("policy.targets={colour: 1.0}", "policy.targets"),
+        ("policy.caption_dropout=1.0", "policy.caption_dropout"),
+        ("policy.pretraining_images=best", "must be one of all, winners, base"),
+        ("policy.engine.lr_schedule=linear", "policy.engine.lr_schedule"),
+        ("policy.engine.lr_warmup=-1", "policy.engine.lr_warmup"),
         ("judge.later_rounds=ranks.csv", "must be one of oracle, reward, t2i_compbench"),
         ("evaluation.judge=people", "must be one of oracle, reward, t2i_compbench"),
         ("judge.reward_models.beauty=x", "judge.reward_models"),
@@ -81,6 +112,12 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
         ("gallery.planners.rule.knd=rule", "did you mean gallery.planners.rule.kind"),
         ("gallery.planners.chat.kind=transformers", "gallery.planners.chat.model is None"),
         ("just-a-word", "not of the form key=value"),
+        ("run.name=", "run.name is ''"),
+        ("run.name=null", "run.name"),
+        ("run.name=???", "stands for a missing value"),
+        ("run.name=${run.nmae}", "run.name: Interpolation key"),
+        ("run={name: 007}", "run.name is 7, which YAML reads as a number: put text in quotes"),
+        ("tracking.trackers=[no]", "tracking.trackers.0 is False, which YAML reads as a truth value"),
         ("+policy.updates=3", "not of the form key=value"),
     ],
 )
@@ -90,11 +127,116 @@ def test_a_mistake_is_refused_with_its_key(override: str, reason: str) -> None:
     assert reason in str(caught.value)
 
 
+NOT_TEXT_IN_YAML = ["2024_10_07", "007", "010", "0x10", "1e3", "12:30", "1.10", "1_000", ".5", "no", "true", "On"]
+TYPED = [*NOT_TEXT_IN_YAML, "~", "exp #3", "2024-10-07", "a: b", "[a", "- a", "a=b", " a ", "'a'", '"', "*a", "&a", "%"]
+
+
+@pytest.mark.parametrize("value", TYPED)
+def test_an_override_of_a_text_setting_is_kept_as_it_was_typed_and_written_to_the_runs_config(
+    value: str, tmp_path: Path
+) -> None:
+    keys = ("run.name", "prompts.train_file", "gallery.members.base.negative", "judge.reward_models.spatial")
+    config = load_config("quickstart", [f"{key}={value}" for key in keys])
+    found = (config.run.name, config.prompts.train_file, config.gallery.members["base"].negative)
+    assert (*found, config.judge.reward_models["spatial"]) == (value,) * 4
+    OmegaConf.save(OmegaConf.create(to_tree(config)), tmp_path / "config.yaml")
+    assert config_of_run(tmp_path / "config.yaml") == config
+
+
+def test_null_takes_a_text_away_where_there_need_be_none() -> None:
+    assert load_config("quickstart", ["prompts.train_file=null", "run[name]=010"]).prompts.train_file is None
+
+
+@pytest.mark.parametrize("value", NOT_TEXT_IN_YAML)
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("run:\n  name: ", "", "run.name"),
+        ("judge:\n  reward_models:\n    spatial: ", "", "judge.reward_models.spatial"),
+        ("tracking: {\n  trackers: [tensorboard, ", "]}", "tracking.trackers.1"),
+    ],
+)
+def test_a_file_that_has_no_quotes_where_text_needs_them_is_refused_with_its_line(
+    before: str, after: str, key: str, value: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{before}{value}{after}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    line = before.count("\n") + 1
+    assert f"c.yaml, line {line}: {key} is {value}, which YAML reads as" in str(caught.value)
+    assert f'put text in quotes, "{value}"' in str(caught.value)
+    with pytest.raises(ConfigError, match="put text in quotes"):
+        config_of_run(file)
+
+
+@pytest.mark.parametrize("name", ["1.5", "007", "no"])
+def test_a_name_that_has_no_quotes_where_it_needs_them_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"gallery: {{members: {{a: {{model: m, num_steps: 3}}, {name}: {{model: m, num_steps: 3}}}}}}")
+    with pytest.raises(ConfigError, match=r"a name in gallery\.members is .*put text in quotes"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("value", ["2", "'2'", '"2"'])
+def test_what_is_all_or_a_number_needs_no_quotes(value: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"reward: {{rankings_first: {value}}}")
+    assert load_config(tmp_path / "c.yaml").reward.rankings_first == "2"
+
+
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
 def test_a_file_that_names_members_replaces_those_of_base_whatever_its_name(name: str, tmp_path: Path) -> None:
     rows = (f"{key}: {{model: 'embedded:{model}', num_steps: 10}}" for key, model in (("a", "base"), ("b", "spatial")))
     (tmp_path / name).write_text(f"gallery: {{members: {{{', '.join(rows)}}}}}")
     assert list(load_config(tmp_path / name).gallery.members) == ["a", "b"]
+
+
+def gallery_of(folder: Path, *names: str) -> Path:
+    """A config file whose gallery has members of these names."""
+    members = {name: {"model": "embedded:base", "num_steps": 40 + i} for i, name in enumerate(names)}
+    file = folder / "gallery.yaml"
+    file.write_text(json.dumps({"gallery": {"members": members}}), encoding="utf-8")  # JSON is YAML
+    return file
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("sd1.5", "sd1-5"),
+        ("sdxl@20", "sdxl/20"),
+        ("other", "base-policy"),
+        ("other", "base policy"),
+        ("other", "policy.0"),
+        ("other", "policy 1"),
+    ],
+)
+def test_two_models_whose_records_would_have_the_same_ids_are_refused_by_both_names(
+    first: str, second: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(gallery_of(tmp_path, first, second), ["run.rounds=2"])
+    assert f"gallery.members.{second} is {second!r}" in str(caught.value)
+    assert {"base": "'base policy'", "poli": "'policy-"}.get(second[:4], repr(first)) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["模型", "modèle", "m²", "m" * 210, "m" * 183, "", " "])
+def test_a_member_whose_ids_no_store_takes_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gallery\.members\..* is '"):
+        load_config(gallery_of(tmp_path, "other", name))
+
+
+def test_all_models_of_a_run_have_ids_of_their_own_that_a_store_takes(tmp_path: Path) -> None:
+    names = ("sd1.5", "SD1.5", "sdxl 20", "sdxl--20", "a", "a-00000", "policy.2", "m" * 182)
+    plan = Plan(config=load_config(gallery_of(tmp_path, *names), ["run.rounds=2"]))
+    models = [*plan.evaluated(), plan.policy(-1)]
+    orders = [
+        order for model in {model.name: model for model in models}.values() for order in plan.grading_orders([model])
+    ]
+    drawn = [order.id for segment in range(len(plan.segments())) for order in plan.draw_orders(0, segment)]
+    for ids in (drawn, [order.id for order in orders]):
+        assert len(ids) == len(set(ids))
+        assert all(is_name(id_) for id_ in ids)
+    assert plan.draw_orders(0, 0)[0].id == "sd1-5-00000"  # as stores of earlier runs have it
 
 
 def test_a_gallery_of_one_is_refused(tmp_path: Path) -> None:

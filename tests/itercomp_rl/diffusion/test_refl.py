@@ -35,6 +35,18 @@ def test_weights_and_masks_act_per_aspect() -> None:
     assert refl_loss(scores, feedback, mask).item() == pytest.approx(1.75)
 
 
+def test_a_mean_over_a_prompts_aspects_and_targets_of_their_own_by_hand() -> None:
+    feedback = Feedback(
+        weights={"attribute": 1.0, "spatial": 2.0}, target=1.0, targets={"spatial": 3.0}, scale=1.0, combine="mean"
+    )
+    scores = {"attribute": torch.tensor([0.0, -1.0]), "spatial": torch.tensor([1.0, 0.0])}
+    mask = {"attribute": torch.tensor([True, True]), "spatial": torch.tensor([True, False])}
+    # image 1: (1 * 1 + 2 * 2) / 2 = 2.5; image 2: 1 * 2 / 1 = 2; mean 2.25
+    assert refl_loss(scores, feedback, mask).item() == pytest.approx(2.25)
+    # without a mask both images are about both: image 2: (2 + 2 * 3) / 2 = 4; mean 3.25
+    assert refl_loss(scores, feedback).item() == pytest.approx(3.25)
+
+
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=6))
 def test_an_image_at_the_target_is_no_longer_pulled(scores: list[float]) -> None:
     score_B = torch.tensor(scores, requires_grad=True)

@@ -3,8 +3,9 @@
 import pytest
 
 from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import BASE
 from itercomp_rl.evaluation.side_effects import denoising_tree, seen_minus_unseen, side_effects
-from itercomp_rl.plan import BASE, Plan
+from itercomp_rl.plan import Plan
 from itercomp_rl.report.tables import side_effects_table
 from itercomp_rl.store.store import open_store
 

@@ -120,7 +120,7 @@ def test_settings_of_layout_systems_are_checked_before_anything_is_loaded() -> N
     member = "{model: 'embedded:base', num_steps: 2, system: %s, planner: rule%s}"
     for system, rest, message in (
         ("instance_diffusion", "", r"grounding is None: must name the file"),
-        ("instance_diffusion", ", grounding: x, scheduler: ddim", r"scheduler is 'ddim': the system has a sampler"),
+        ("instance_diffusion", ", grounding: x, scheduler: ddim", r"scheduler is 'ddim': the system has a scheduler"),
         ("lmd", ", grounding: x", r"grounding is 'x': is for system instance_diffusion alone"),
         ("lmd", ", attention_scale: -1", r"attention_scale is -1.0: must be 0 or more"),
         ("lmd", ", reference_weight: -1", r"reference_weight is -1.0: must be 0 or more"),

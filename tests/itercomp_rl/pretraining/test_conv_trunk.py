@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from itercomp_rl.pretraining.conv_trunk import attacked, clean_and_spoilt, wrong_captions, wrong_relations
+from itercomp_rl.pretraining.conv_trunk import attacked, clean_and_spoilt
+from itercomp_rl.pretraining.lessons import composition, objects_alone, wrong_captions, wrong_relations
 from itercomp_rl.pretraining.trunk import CaptionTable
 from itercomp_rl.shapes.models import make_tokenizer
 from itercomp_rl.shapes.oracle import grade
@@ -46,7 +47,8 @@ def test_wrong_captions_are_wrong_and_of_their_own_split() -> None:
 def test_a_spoilt_picture_is_worse_than_its_clean_one() -> None:
     rng = np.random.default_rng(1)
     scenes = draw_scenes(World(), "train", 200, rng)
-    clean, spoilt = clean_and_spoilt(scenes, rng, torch.Generator().manual_seed(0))
+    lessons = composition(CaptionTable("train", make_tokenizer()), np.random.default_rng(0))
+    clean, spoilt = clean_and_spoilt(scenes, lessons, rng, torch.Generator().manual_seed(0))
     assert clean.shape == spoilt.shape == (200, 3, 32, 32)
     assert float(spoilt.min()) >= 0
     assert float(spoilt.max()) <= 1
@@ -74,3 +76,25 @@ def test_an_attack_pleases_the_model_and_stays_within_its_size() -> None:
     assert (after > before).all()
     assert ((changed - image).flatten(1).norm(dim=1) <= 1.1 * 1.5).all()
     assert all(p.grad is None for p in model.parameters())
+
+
+def colours_and_shapes(scene: Scene) -> tuple[frozenset[str], frozenset[str]]:
+    things = (scene.first, scene.second)
+    return frozenset(thing.colour for thing in things), frozenset(thing.shape for thing in things)
+
+
+def test_lessons_on_objects_say_nothing_of_binding_places_and_relations() -> None:
+    """Each other binding, order and relation of the same objects is as right as the scene's own caption."""
+    table, rng = CaptionTable("train", make_tokenizer()), np.random.default_rng(0)
+    lessons = objects_alone(table, rng)
+    assert list(lessons.wrong) == ["objects"]
+    for row in range(0, len(table.scenes), 37):
+        scene = table.scenes[row]
+        right = {table.scenes[other] for other in lessons.right[row].tolist()}
+        assert right == {other for other in table.scenes if colours_and_shapes(other) == colours_and_shapes(scene)}
+        assert {other.relation for other in right} == set(RELATIONS)
+        for other in lessons.wrong["objects"][row].tolist():
+            assert colours_and_shapes(table.scenes[other]) != colours_and_shapes(scene)
+        ((blended, is_whole),) = lessons.others([scene], rng)
+        assert colours_and_shapes(blended) != colours_and_shapes(scene)
+        assert (blended.relation, is_whole) == (scene.relation, False)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from itercomp_rl.config.load import load_config
-from itercomp_rl.evaluation.scores import Graded, aspects_of
+from itercomp_rl.evaluation.scores import Graded, aspects_of, load_grades, preferences_add
 from itercomp_rl.plan import Plan
 from itercomp_rl.report.html import tiles, verdict, write_report
-from itercomp_rl.report.results import write_results
+from itercomp_rl.report.results import write_control, write_results
 from itercomp_rl.store.store import open_store
 from tests.parts.report_of_a_run import HandMade
 
@@ -119,3 +119,26 @@ def test_the_verdict_calls_only_gains_beyond_two_errors_gains() -> None:
     ]
     turned = aspects_of({"base": last, "policy-0": base}, "base", ["policy-0"])
     assert [tile.word for tile in tiles(turned)] == ["loss", "not sure"]
+
+
+def test_a_control_stands_beside_the_gain_in_results_tables_and_report(hand_made: HandMade, tmp_path: Path) -> None:
+    """The control here is the run itself, so that learned preferences add exactly nothing."""
+    facts = {"wall_s": 60.0, "peak_rss_mb": 100, "phases": []}
+    folders = [tmp_path / name for name in ("run", "run-control")]
+    for folder in folders:
+        folder.mkdir()
+        shutil.copy(hand_made.folder / "metrics.jsonl", folder)
+        write_results(hand_made.store, hand_made.plan, folder, facts, {"torch": "2"})
+    plan = hand_made.plan
+    grades = load_grades(hand_made.store, plan, plan.policy(plan.rounds - 1))
+    write_control(folders[0], folders[1], preferences_add(grades, grades, plan.config.prompts.aspects))
+    tree = json.loads((folders[0] / "results.json").read_text())
+    for aspect, found in tree["aspects"].items():
+        assert tree["control"]["paired_gain"][aspect] == found["paired_gain"]
+        assert tree["control"]["preferences_add"][aspect]["mean"] == 0
+    printed = (folders[0] / "results.txt").read_text()
+    report = write_report(hand_made.store, plan, folders[0]).read_text(encoding="utf-8")
+    for words in ("control: no preferences learned", "learned preferences add"):
+        assert words in printed
+        assert words in report
+    assert "control:" not in (folders[1] / "results.txt").read_text()

@@ -50,7 +50,7 @@ def test_every_dtype_and_shape_comes_back_bit_for_bit_and_in_order(store: Store)
         assert bits(loaded[name]) == bits(tensor)
     assert weights.open_version(store, "policy", 3).attrs == {"round": 1}
     assert weights.find(store, "policy", 3) == ref
-    assert (ref.role, ref.version) == ("policy", 3)
+    assert (ref.role, ref.number) == ("policy", 3)
     assert verify(store) == []
 
 

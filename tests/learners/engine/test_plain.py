@@ -14,11 +14,12 @@ from tests.parts.scale import scale_engine, update, weight
 
 def test_the_first_update_moves_each_weight_by_the_rate_and_the_average_follows() -> None:
     # Adam's first step is lr * sign(gradient): 1 - 0.1 and 2 + 0.1.
-    # Average: 0.75 * 1 + 0.25 * 0.9 and 0.75 * 2 + 0.25 * 2.1.
+    # Average: its decay of 0.75 is lowered to (1 + 1) / (10 + 1) = 2/11 after the first step, so that it holds
+    # 2/11 * 1 + 9/11 * 0.9 = 0.918182 and 2/11 * 2 + 9/11 * 2.1 = 2.081818.
     engine = scale_engine([1.0, 2.0], ema_decay=0.75)
     assert update(engine, [3.0, -4.0]) == pytest.approx({"grad_norm": 5.0, "lr": 0.1})
     assert weight(engine) == pytest.approx([0.9, 2.1])
-    assert weight(engine, ema=True) == pytest.approx([0.975, 2.025])
+    assert weight(engine, ema=True) == pytest.approx([0.918182, 2.081818], abs=1e-6)
 
 
 def test_weights_decay_by_rate_times_decay_even_where_no_loss_reaches() -> None:
@@ -62,10 +63,10 @@ def test_a_gradient_that_is_not_finite_is_refused_and_forgotten(bad: float) -> N
 
 
 def test_the_module_holds_the_average_only_while_it_is_swapped_in() -> None:
-    engine = scale_engine([1.0], ema_decay=0.75)
-    update(engine, [1.0])
+    engine = scale_engine([1.0], ema_decay=0.1)  # below (1 + 1) / (10 + 1), so that no warm-up lowers it
+    update(engine, [1.0])  # from 1.0 to 0.9, of which the average takes .9
     with engine.ema_swapped():
-        assert engine.module(torch.ones(1)).item() == pytest.approx(0.975)
+        assert engine.module(torch.ones(1)).item() == pytest.approx(0.91)
     with pytest.raises(DivergedError), engine.ema_swapped():
         raise DivergedError
     assert engine.module(torch.ones(1)).item() == pytest.approx(0.9)

@@ -155,3 +155,11 @@ def test_bad_categories_shards_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "color_val.txt").write_text("\n\n")
     with pytest.raises(ConfigError, match="holds no prompt"):
         read_prompts(tmp_path, "color")
+
+
+def test_a_list_of_the_benchmark_is_cut_at_tabs_and_nowhere_within_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "color_val.txt").write_bytes("\ufeffa red cup\tcup\r\na sign: HELLO\u2028WORLD\r\n\r\n".encode())
+    assert read_prompts(tmp_path, "color") == ["a red cup", "a sign: HELLO\u2028WORLD"]
+    (tmp_path / "color_val.txt").write_text('["a red cup"]')
+    with pytest.raises(ConfigError, match="line 1 reads like JSON"):
+        read_prompts(tmp_path, "color")

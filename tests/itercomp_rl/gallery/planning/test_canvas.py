@@ -148,3 +148,51 @@ def test_prefixes_that_do_not_fit_together_leave_the_particular_one() -> None:
     condition = Condition(rect=(0, 90, 0, 90), prefixes=("a b c d.", "e f."), suffixes=())
     assert sub_prompts(condition, words, 6) == ["a b c d. e f."]
     assert sub_prompts(condition, words, 5) == ["e f."]
+
+
+FENCED = program()
+CODE = FENCED.removeprefix("```python\n").removesuffix("```")
+DRAFT = FENCED.replace("a cup left of a plate", "a draft")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CODE,
+        f"```\n{CODE}```",
+        f"```py\n{CODE}```",
+        f"~~~python\n{CODE}~~~",
+        f"```python\n{CODE}",
+        f"  ```Python\n  {CODE}  ```".replace("\ncanvas", "\n  canvas"),
+        f"<think>\n{DRAFT}\nNo.</think>\n{FENCED}",
+        f"{DRAFT}\nCorrected:\n{FENCED}",
+        f"```python\n{DRAFT.removeprefix('```python').removesuffix('```')}{CODE}```",
+        f"{FENCED}\nRun it with:\n```bash\npython plan.py\n```",
+        FENCED.replace("='", "=‘").replace("',", "’,").replace("')", "’)"),
+        FENCED.replace("'white'", "'#ffffff'"),
+        FENCED.replace("'white'", "'#FFF'"),
+    ],
+)
+def test_a_program_is_read_in_the_forms_that_chat_models_give_it(answer: str) -> None:
+    canvas = parse_canvas("a prompt", answer)
+    assert canvas.description == "a cup left of a plate."
+    assert canvas.colour == (255, 255, 255)
+    assert [part.description for part in canvas.parts] == ["a cup."]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (f"<think>{FENCED}", "ends within its thinking"),
+        (
+            f"{FENCED}\nAlso:\n```python\n{LOCAL.format(distance=1, description=repr('a fork'))}```",
+            "no set_global_description",
+        ),
+        (program(more=GLOBAL), "two global descriptions"),
+        (FENCED.replace("'white'", "'#ffff'"), "none of the canvas's words"),
+        (f"```python\n{CODE}canvas.add_local_description(location='on", "is not Python"),
+    ],
+)
+def test_a_program_that_is_not_complete_or_not_one_is_refused(answer: str, reason: str) -> None:
+    with pytest.raises(PlanError, match=reason):
+        parse_canvas("a prompt", answer)

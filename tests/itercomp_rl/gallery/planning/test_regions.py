@@ -1,5 +1,8 @@
 """Split ratios and regional prompts: cells tile the picture, and a planner's answer is read or refused."""
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,9 +71,101 @@ def test_an_answer_without_a_plan_is_refused(answer: str) -> None:
         parse_regions("a prompt", answer)
 
 
-def test_rows_beyond_the_prompts_are_left_out_however_many() -> None:
-    plan = parse_regions("p", "Final split ratio: " + "1;" * 30_000 + "\n\nRegional Prompt: a BREAK b")
-    assert [(cell.phrase, cell.top, cell.bottom) for cell in plan.cells] == [("a", 0.0, 0.5), ("b", 0.5, 1.0)]
+BOTH = "a red cup BREAK two white plates"
+
+
+def rpg(ratio: str, text: str = BOTH) -> str:
+    return f"Final split ratio: {ratio}\n\nRegional Prompt: {text}"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            rpg(ratio)
+            for ratio in (
+                "1, 2",
+                "1:2",
+                "1 : 2",
+                "33%,66%",
+                "1，2",
+                "１，２",
+                '"1,2"',
+                "[1, 2]",
+                "`1,2`",
+                "1,2.",
+                "1,2;",
+            )
+        ),
+        rpg("1,2 (the plates need more room)"),
+        rpg("1,2", "a red cup\n\nBREAK\n\ntwo white plates"),
+        rpg("1,2", "a red cup **BREAK** two white plates"),
+        rpg("1,2", '"a red cup" BREAK "two white plates"'),
+        rpg("1,2", "1. a red cup BREAK 2. two white plates"),
+        rpg("1,2", "Region 1: a red cup BREAK Region 2: two white plates"),
+        rpg("1,2", "a red cup BREAK two\nwhite plates"),
+        rpg("1,2") + "\nNote: ask me for changes.",
+        rpg("1,2") + "\n(The plates need more room.)",
+        rpg("1,2") + "\n\nThe cup is on the left, as you asked.",
+        rpg("1,2\r\n") + "\r\nNote: x",
+        f"```\n{rpg('1,2')}\n```",
+        f"```text\n{rpg('1,2')}\n```\nHere it is.",
+        f"**Final split ratio: 1,2**\n\n**Regional Prompt: {BOTH}**",
+        f"**Final split ratio:** 1,2\n\n**Regional Prompt:** {BOTH}",
+        f"## Final split ratio\n\n1,2\n\n## Regional Prompts\n\n{BOTH}",
+        f"Final split ratio：1，2\nRegional Prompts：{BOTH}",
+        f"- Final split ratio (columns): 1,2\n- Regional Prompt: {BOTH}",
+        f"“Final split ratio: 1,2”\n“Regional Prompt: {BOTH}”",
+        f'{{"Final split ratio": "1,2", "Regional Prompt": "{BOTH}"}}',
+        f"{rpg('1,1', 'x BREAK y')}\n\nCorrected:\n\n{rpg('1,2')}",
+        f"<think>{rpg('1,1', 'x BREAK y')}</think>\n{rpg('1,2')}",
+        f"{rpg('1,1', 'x BREAK y')} Wait.</think>\n{rpg('1,2')}",
+        f"[THINK]{rpg('1,1', 'x BREAK y')}[/THINK]{rpg('1,2')}",
+        f"<|channel|>analysis<|message|>{rpg('1,1')}<|end|><|channel|>final<|message|>{rpg('1,2')}<|return|>",
+    ],
+)
+def test_a_plan_is_read_in_the_forms_that_chat_models_give_it(answer: str) -> None:
+    plan = parse_regions("a red cup left of two white plates", answer)
+    assert [(cell.phrase, cell.left, cell.right) for cell in plan.cells] == [
+        ("a red cup", 0.0, pytest.approx(1 / 3)),
+        ("two white plates", pytest.approx(1 / 3), 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (rpg("1,2,1"), "more cells than there are regional prompts"),
+        (rpg("1"), "fewer cells"),
+        (rpg("1;" * 30_000), "more cells"),
+        (rpg("1,2", BOTH + " BREAK"), "fewer cells"),
+        (rpg("1 2"), "not of the form"),
+        (rpg("1/3,2/3"), "not of the form"),
+        (rpg("1,2 or 2,1"), "not of the form"),
+        (rpg("1,x"), "not of the form"),
+        (rpg("33%,67"), "mixes two forms"),
+        (rpg("1:2,1", "a BREAK b BREAK c"), "mixes two forms"),
+        (rpg("<ratio>"), "not of the form"),
+        (rpg("1,2") + "\n\nFinal split ratio: 2,1", "another split ratio after"),
+        (rpg("1,2", "a red cup\n\nIt is red.\n\nBREAK two white plates"), "several paragraphs"),
+        (f"<think>Perhaps {rpg('2,1')}. But the cup is to be left, so", "ends within its thinking"),
+        (f"{rpg('1,2')}\n<think>Is this", "ends within its thinking"),
+        (f"<|channel|>analysis<|message|>{rpg('1,2')}", "ends within its thinking"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(answer: str, reason: str) -> None:
+    with pytest.raises(PlanError, match=reason):
+        parse_regions("a red cup left of two white plates", answer)
+
+
+@pytest.mark.parametrize(
+    "answer", [" " * 60_000, "\n" * 60_000, rpg("1" + " " * 60_000), rpg("1", "* " * 30_000), "<think>" * 9_000]
+)
+def test_no_answer_takes_long_to_refuse(answer: str) -> None:
+    began = time.process_time()
+    with contextlib.suppress(PlanError):
+        parse_regions("p", answer)
+    assert time.process_time() - began < 2.0
 
 
 def test_regions_that_overlap_or_leave_gaps_are_refused() -> None:

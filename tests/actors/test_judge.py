@@ -1,0 +1,28 @@
+"""Held-out images are graded on what their prompts are about, whoever grades."""
+
+import numpy as np
+import pytest
+import torch
+
+from actors.judge import Judge
+from itercomp_rl.config.load import load_config
+from itercomp_rl.items import Prompt
+from itercomp_rl.store.store import open_store
+
+PROMPTS = [
+    Prompt(id="a", text="a red circle and a blue square", aspects=("attribute",)),
+    Prompt(id="b", text="a red circle left of a blue square", aspects=("attribute", "spatial")),
+    Prompt(id="c", text="a red circle left of a blue square", aspects=("spatial", "non_spatial")),
+]
+
+
+@pytest.mark.parametrize("kind", ["oracle", "reward"])
+def test_grades_are_of_the_prompts_aspects_that_the_run_has(kind: str) -> None:
+    config = load_config("tiny", [f"evaluation.judge={kind}", "prompts.aspects=[attribute,spatial]"])
+    store = open_store("memory://", create=True)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    prompts = [{"id": p.id, "text": p.text, "aspects": list(p.aspects)} for p in PROMPTS]
+    store.put("evaluations", "e", {"images": images}, {"model": "base", "prompts": prompts})
+    Judge(store, config, torch.device("cpu")).grade("e")
+    rows = store.get("grades", "e").attrs["rows"]
+    assert [sorted(row["grades"]) for row in rows] == [["attribute"], ["attribute", "spatial"], ["spatial"]]
