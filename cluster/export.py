@@ -16,6 +16,7 @@ from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.files.whole import appearing
+from itercomp_rl.network.hub import check_reach
 from itercomp_rl.report.model_card import Card, Licence, model_card
 from itercomp_rl.reward.checkpoint import export_reward
 from itercomp_rl.reward.published import load_reward_version
@@ -79,6 +80,7 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
     check_adapter(folder)
     if not (folder / "README.md").is_file():
         raise CheckpointError(f"{folder} has no README.md: push what `itercomp export` wrote, a model needs its card")
+    check_reach(repo_id)
     api = HfApi()
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)

@@ -19,6 +19,7 @@ FLOORS = (
     "errors",
     "seeds",
     "items",
+    "network",
     "files",
     "store",
     "config",

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from itercomp_rl.diffusion.component_files import Component, Files, components, read_json
 from itercomp_rl.errors import CheckpointError, ConfigError, IterCompError
+from itercomp_rl.network.hub import fetch_file
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
     if folder.is_symlink() and not folder.exists():
         raise CheckpointError(f"{folder} is a link to {folder.readlink()}, which does not exist: mend the link")
     if not folder.is_dir():
-        return read_json(_fetch_index(str(folder_or_hub_id)))
+        return read_json(fetch_file(str(folder_or_hub_id), "model_index.json"))
     path = folder / "model_index.json"
     if not path.is_file() and not path.is_symlink():
         raise CheckpointError(
@@ -213,21 +214,6 @@ def _one_file(path: Path) -> str:
     )
 
 
-def _fetch_index(hub_id: str) -> Path:
-    # Imported here: a local folder, the usual case, must not pay for the hub client.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(hf_hub_download(hub_id, "model_index.json"))
-    except HFValidationError as error:
-        raise CheckpointError(f"{hub_id} is neither a folder here nor a hub id like 'owner/name'") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(
-            f"{hub_id} is no folder here, and its model_index.json could not be fetched from the hub: {error}"
-        ) from error
-
-
 def _files_on_hub(hub_id: str) -> Files:
     """The names that the hub lists, or the ones in its cache where the hub does not answer."""
     import httpx
@@ -237,5 +223,5 @@ def _files_on_hub(hub_id: str) -> Files:
     try:
         names = frozenset(HfApi().list_repo_files(hub_id))
     except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError):
-        names = Files.of(_fetch_index(hub_id).parent).names
+        names = Files.of(fetch_file(hub_id, "model_index.json").parent).names
     return Files(source=hub_id, folder=None, names=names)

@@ -21,6 +21,7 @@ from itercomp_rl.diffusion.family import FAMILIES
 from itercomp_rl.diffusion.lora import check_targets
 from itercomp_rl.diffusion.policy import Conditioning, Family
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.network.hub import fetch_file
 
 _VAE: Mapping[str, Any] = {
     "block_out_channels": [128, 256, 512, 512],
@@ -134,12 +135,8 @@ def architecture(model: str) -> Architecture:
 
 
 def _config(model: str, component: str) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    is_here = Path(model).is_dir()
     path = Path(model) / component / "config.json"
-    path = path if is_here else Path(hf_hub_download(model, f"{component}/config.json"))
-    return read_json(path)
+    return read_json(path if Path(model).is_dir() else fetch_file(model, f"{component}/config.json"))
 
 
 def _text_params(class_name: str, config: dict[str, Any]) -> int:

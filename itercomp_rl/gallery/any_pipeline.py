@@ -18,6 +18,7 @@ from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.diffusion.policy import refuse_not_finite
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.items import ModelRef
+from itercomp_rl.network.hub import check_reach
 
 _NEEDED = ("prompt", "generator", "num_inference_steps", "output_type")
 _NO_KERNEL = "No available kernel"  # torch's words where the only kernel allowed cannot serve
@@ -30,6 +31,7 @@ class AnyPipeline:
         """Raises: CheckpointError if it cannot be loaded or does not draw from text; ConfigError for the dtype."""
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}: must be one of {', '.join(DTYPES)}")
+        check_reach(checkpoint)
         found = drawing_checkpoint(checkpoint)
         found.log_variant()
         with loading(checkpoint):

@@ -21,6 +21,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
+from itercomp_rl.report.plans import plan_sentences, plans_tree
 from itercomp_rl.report.tables import control_rows
 from itercomp_rl.store.kinds import GRADES, RANKINGS
 from itercomp_rl.store.store import Store
@@ -57,6 +58,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             overlap=overlap_sentence(held_out_prompts),
             score_plots=score_plots(aspects),
             side_effects=side_effects(facts) if facts else ([], []),
+            by_rule=plan_sentences(plans_tree(store, plan)),
             lineage=made,
             ran=what_ran(plan, facts, metrics) | {"held-out prompts": held_out_words(held_out_prompts)},
             versions=written_with(store) | facts.get("versions", {}),

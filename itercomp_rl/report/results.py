@@ -13,6 +13,7 @@ from itercomp_rl.evaluation.side_effects import side_effects_tree
 from itercomp_rl.files.whole import replacing, write_whole
 from itercomp_rl.plan import Plan
 from itercomp_rl.report.images import write_grid
+from itercomp_rl.report.plans import plan_sentences, plans_tree
 from itercomp_rl.report.tables import score_table, side_effects_table
 from itercomp_rl.store.store import Store
 
@@ -21,6 +22,8 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     """results.json, results.txt (the tables) and images.png in the run folder; `facts`: what the run cost."""
     tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
     tree |= side_effects_tree(store, plan, tree["aspects"])
+    if plans := plans_tree(store, plan):
+        tree["plans"] = plans
     tree |= {
         "held_out_prompts": overlap_of(plan).tree(),
         **{name: facts[name] for name in ("wall_s", "peak_rss_mb", "phases")},
@@ -58,3 +61,5 @@ def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
             console.print(sentence, highlight=False, markup=False)
         if table := side_effects_table(tree):
             console.print(table)
+        for sentence in plan_sentences(tree.get("plans", {})):
+            console.print(sentence, markup=False)

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
@@ -17,6 +15,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.files.tensors import read_tensors
 from itercomp_rl.files.whole import appearing
+from itercomp_rl.network.hub import check_reach, fetch_file
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.reward.source import HUB_FILE
@@ -173,6 +172,7 @@ def load_official_tokenizer(source: str | Path = BERT) -> PreTrainedTokenizerFas
     Raises: CheckpointError if it cannot be had, with the way out.
     """
     # Without its settings a vocabulary says nothing of its class, which is BERT's here.
+    check_reach(source)
     is_bare = Path(source).is_dir() and not (Path(source) / "tokenizer_config.json").is_file()
     try:
         tokenizer = (BertTokenizer if is_bare else AutoTokenizer).from_pretrained(source)
@@ -299,8 +299,5 @@ def _local_file(source: str | Path) -> Path:
     if path.is_file():
         return path
     if found := HUB_FILE.fullmatch(str(source)):
-        try:
-            return Path(hf_hub_download(found["repo"], found["file"]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            raise CheckpointError(f"{source} could not be fetched from the hub: {error}") from error
+        return fetch_file(found["repo"], found["file"])
     raise CheckpointError(f"{source} does not exist: give a local file, or owner/name:file on the Hugging Face hub")

@@ -6,6 +6,7 @@ from pathlib import Path
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.files.tensors import PICKLED, check_whole
+from itercomp_rl.network.hub import check_file
 
 HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
 
@@ -45,16 +46,7 @@ def _check_file(key: str, path: Path) -> None:
 
 
 def _check_hub(key: str, source: str, repo: str, file: str) -> None:
-    # Imported here: a local folder, the usual case, must not pay for the hub client.
-    import httpx
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
     try:
-        if isinstance(try_to_load_from_cache(repo, file), str):
-            return
-        get_hf_file_metadata(hf_hub_url(repo, file))
-    except HFValidationError as error:
-        raise CheckpointError(f"{key} is {source!r}: {repo} can be no repository of the hub") from error
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError) as error:
+        check_file(repo, file)
+    except CheckpointError as error:
         raise CheckpointError(f"{key} is {source!r}, which the hub does not give: {error}") from error

@@ -53,7 +53,6 @@ FILES = {  # always local: setting -> what it may be called
     "run.dir": "runs",
     "store.url": "my store",
     "prompts.train_file": "train #1.txt",
-    "prompts.policy_file": "policy.jsonl",
     "prompts.test_file": "test.json",
     "judge.first_round": "ranks.csv",
 }

@@ -5,7 +5,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -14,6 +13,7 @@ from itercomp_rl.errors import CheckpointError
 from itercomp_rl.evaluation.t2i_compbench.loading import from_checkpoint
 from itercomp_rl.evaluation.t2i_compbench.vqa import pixels_of
 from itercomp_rl.files.tensors import read_tensors
+from itercomp_rl.network.hub import fetch_file
 
 
 class Clip:
@@ -111,7 +111,4 @@ def _local(source: str) -> Path:
     repo, _, file = source.partition(":")
     if not file:
         raise CheckpointError(f"aesthetic head {source!r}: no such file; give one, or owner/name:file of the hub")
-    try:
-        return Path(hf_hub_download(repo, file))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"aesthetic head {source!r} cannot be fetched from the hub: {error}") from error
+    return fetch_file(repo, file)

@@ -6,12 +6,14 @@ from typing import Any, TypeVar
 from transformers import PretrainedConfig
 
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.network.hub import check_reach
 
 T = TypeVar("T")
 
 
 def from_checkpoint(load: Callable[..., T], checkpoint: str, **settings: Any) -> T:  # Any: whatever `load` takes
     """What `load` makes of a folder or hub id. Raises: CheckpointError that names it."""
+    check_reach(checkpoint)
     try:
         return load(checkpoint, **settings)
     except (OSError, ValueError) as error:

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from omegaconf import DictConfig, ListConfig
 from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.nodes import AnyNode
@@ -23,6 +21,7 @@ from itercomp_rl.errors import CheckpointError
 from itercomp_rl.files.tensors import read_tensors
 from itercomp_rl.gallery.instance_diffusion.layers import InstanceLayers
 from itercomp_rl.gallery.instance_diffusion.unifusion import UniFusion
+from itercomp_rl.network.hub import fetch_file
 
 PORT_FILE = "unet/diffusion_pytorch_model.safetensors"
 _HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")
@@ -190,12 +189,7 @@ def _local_file(source: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     if found := _HUB_FILE.fullmatch(str(source)):
-        try:
-            return Path(hf_hub_download(found["repo"], found["file"]))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            raise CheckpointError(
-                f"{source} could not be fetched from the hub; give the file or folder here instead: {error}"
-            ) from error
+        return fetch_file(found["repo"], found["file"])
     raise CheckpointError(
         f"{source} does not exist: give the released file, a folder with {PORT_FILE}, or owner/name:file on the "
         "Hugging Face hub"

@@ -1,22 +1,77 @@
 """A language model behind an endpoint of the OpenAI chat protocol; its key comes from the environment alone."""
 
 import asyncio
+import logging
 import os
 import random
+import re
+import threading
 import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
 from itercomp_rl.config.schema import PlannerConfig
 from itercomp_rl.errors import ConfigError, PlannerError
+from itercomp_rl.gallery.planning.answer import CUT_REASONS, cut_off
+from itercomp_rl.network.proxies import proxy_of
+
+log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 30.0
 ABOUT_THE_PROMPT = (400, 413, 422)  # statuses of a filter or a limit of length: other prompts may do
+NUM_FIRST_REFUSALS = 3  # so many prompts refused for one reason, and none answered, are no chance
+
+_TOO_LONG = re.compile(
+    r"context.(?:length|window|size)|too (?:large|long|high|big|many)|at most|exceed|less than|maximum allowed"
+)
+_SYSTEM_ROLE = re.compile(
+    r"system.{0,40}(?:role|message|prompt|instruction)|role.{0,80}system|developer instruction|roles must alternate",
+    re.DOTALL,
+)
+_CONTENT_FILTER = re.compile(r"content.?(?:filter|policy|management)|moderation|responsible.?ai|safety", re.IGNORECASE)
 
 
 class PromptRefusedError(PlannerError):
     """An endpoint refuses one prompt; it may well answer others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How a request is put: servers differ in the fields that they take. Form(limit="max_completion_tokens")."""
+
+    limit: str | None = "max_tokens"  # the field that limits the answer; None: it is left out
+    has_temperature: bool = True
+    has_system_role: bool = True  # else the user's message begins with the instruction
+
+    def body(self, settings: PlannerConfig, instruction: str, prompt: str) -> dict[str, Any]:
+        """The JSON of a request."""
+        if self.has_system_role:
+            messages = [{"role": "system", "content": instruction}, {"role": "user", "content": prompt}]
+        else:
+            messages = [{"role": "user", "content": f"{instruction}\n{prompt}"}]
+        body: dict[str, Any] = {"model": settings.model, "messages": messages}
+        if self.limit:
+            body[self.limit] = settings.max_tokens
+        if self.has_temperature:
+            body["temperature"] = 0
+        return body
+
+    def without(self, refusal: str) -> "Form | None":
+        """The form without what a refusal names, or None if it names nothing that could be left out."""
+        said = refusal.lower()
+        is_too_long = _TOO_LONG.search(said) is not None
+        if self.limit and (is_too_long or "max_tokens" in said or "max_completion_tokens" in said):
+            has_other_name = "max_completion_tokens" in said or "unsupported_parameter" in said
+            if self.limit == "max_tokens" and has_other_name and not is_too_long:
+                return replace(self, limit="max_completion_tokens")
+            return replace(self, limit=None)
+        if self.has_temperature and "temperature" in said:
+            return replace(self, has_temperature=False)
+        if self.has_system_role and _SYSTEM_ROLE.search(said):
+            return replace(self, has_system_role=False)
+        return None
 
 
 class EndpointChat:
@@ -25,8 +80,17 @@ class EndpointChat:
     num_parallel: int = 4
 
     def __init__(self, settings: PlannerConfig, *, first_wait_s: float = 1.0) -> None:
-        """Raises: ConfigError if the variable that must hold the key is not set, or holds what is no key."""
+        """Raises: ConfigError if the variable that must hold the key is not set, or holds what is no key.
+
+        Also if the proxy that the environment names for the endpoint cannot be used.
+        """
         self._settings, self._first_wait_s = settings, first_wait_s
+        self._url = f"{str(settings.url).rstrip('/')}/chat/completions"
+        self._proxy = proxy_of(self._url)
+        self._form = Form()  # the last that was answered
+        self._lock = threading.Lock()
+        self._refusals: dict[str, str] | None = {}  # prompt -> reason, until the first answer
+        self._misconfigured: ConfigError | None = None
         self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
         if not (self._key.isascii() and self._key.isprintable()):
             raise ConfigError(
@@ -40,7 +104,12 @@ class EndpointChat:
             )
 
     def answer(self, instruction: str, prompt: str) -> str:
-        """As planners.Chat says."""
+        """As planners.Chat says.
+
+        Raises also: ConfigError if the first prompts are all refused for one reason, which is then no prompt's.
+        """
+        if self._misconfigured:
+            raise self._misconfigured
         reason = ""
         for attempt in range(self._settings.max_retries + 1):
             if attempt:
@@ -60,43 +129,93 @@ class EndpointChat:
     def _try(self, instruction: str, prompt: str) -> tuple[str | None, str]:
         """The answer, or None and why there may be one later.
 
-        Raises: PlannerError if another try cannot help, PromptRefusedError where the prompt is the likely reason.
+        Raises: PlannerError if another try cannot help, PromptRefusedError where the prompt is the likely reason,
+        PlanError if the answer was cut off, ConfigError if the request as such is refused.
         """
         settings = self._settings
-        body = {
-            "model": settings.model,
-            "max_tokens": settings.max_tokens,
-            "temperature": 0,
-            "messages": [{"role": "system", "content": instruction}, {"role": "user", "content": prompt}],
-        }
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        url = f"{str(settings.url).rstrip('/')}/chat/completions"
         try:
-            response = asyncio.run(_post(url, body, headers, settings.timeout_s))
+            response = self._response(instruction, prompt)
         except TimeoutError:
             return None, f"no answer within {settings.timeout_s:g} s"
         except httpx.RequestError as error:
             return None, self._hidden(f"{type(error).__name__} {error}")
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ConfigError(f"a planner's url is {settings.url!r}, which cannot be opened: {error}") from error
         if response.status_code == 429 or response.status_code >= 500:
             return None, f"status {response.status_code}"
+        if response.status_code in ABOUT_THE_PROMPT:
+            raise self._refusal(prompt, response)
         if response.status_code != 200:
-            kind = PromptRefusedError if response.status_code in ABOUT_THE_PROMPT else PlannerError
-            raise kind(f"{url} refused with status {response.status_code}: {self._hidden(response.text[:200])}")
-        try:
-            content = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError) as error:
             raise PlannerError(
-                f"{url} did not answer in the OpenAI chat protocol: {self._hidden(response.text[:200])!r}"
+                f"{self._url} refused with status {response.status_code}: {self._hidden(response.text[:200])}"
+            )
+        self._refusals = None
+        try:
+            choice = response.json()["choices"][0]
+            reason, content = choice.get("finish_reason"), choice["message"]["content"]
+            refusal = choice["message"].get("refusal")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise PlannerError(
+                f"{self._url} did not answer in the OpenAI chat protocol: {self._hidden(response.text[:200])!r}"
             ) from error
+        if str(reason).lower() in CUT_REASONS:
+            raise cut_off(settings.max_tokens)
+        if reason == "content_filter" or (refusal and not content):
+            raise PromptRefusedError(f"{self._url} refused the prompt: {self._hidden(str(refusal or reason)[:200])}")
+        return self._text(content), ""
+
+    def _response(self, instruction: str, prompt: str) -> httpx.Response:
+        """The response to the request, put in another form where a refusal names a field that need not be there."""
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        form = self._form
+        while True:
+            body = form.body(self._settings, instruction, prompt)
+            response = asyncio.run(_post(self._url, body, headers, self._settings.timeout_s, self._proxy))
+            other = form.without(response.text) if response.status_code in ABOUT_THE_PROMPT else None
+            if other is None:
+                break
+            form = other
+        if response.status_code == 200 and form != self._form:
+            log.warning("%s does not take every field; requests now have the form %s", self._url, form)
+            self._form = form
+        return response
+
+    def _refusal(self, prompt: str, response: httpx.Response) -> PlannerError | ConfigError:
+        """The error for a refused prompt; for a refused request, if all prompts so far were refused for one reason."""
+        said = self._hidden(response.text[:200])
+        with self._lock:
+            if self._misconfigured:
+                return self._misconfigured
+            if self._refusals is not None and not _CONTENT_FILTER.search(response.text):
+                # Numbers of requests and tokens differ from one to the next.
+                self._refusals[prompt] = re.sub(r"[\w-]*\d[\w-]*", "#", response.text.replace(prompt, ""))
+                if len(self._refusals) >= NUM_FIRST_REFUSALS and len(set(self._refusals.values())) == 1:
+                    self._misconfigured = ConfigError(
+                        f"a planner's url is {self._settings.url!r} and its model {self._settings.model!r}: the first "
+                        f"{len(self._refusals)} prompts were all refused with status {response.status_code} and one "
+                        f"reason, which is then no prompt's: {said}; change the planner's settings, or its kind to rule"
+                    )
+                    return self._misconfigured
+        return PromptRefusedError(f"{self._url} refused with status {response.status_code}: {said}")
+
+    def _text(self, content: object) -> str:
+        """The text of a message, whole or in parts; parts that hold thinking are left out."""
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")]
+            content = "".join(str(part.get("text", "")) for part in parts) if parts else content
         if not isinstance(content, str):
-            raise PlannerError(f"{url} answered with {type(content).__name__} where text was expected")
-        return content, ""
+            raise PlannerError(f"{self._url} answered with {type(content).__name__} where text was expected")
+        return content
 
     def _hidden(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
 
-async def _post(url: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float) -> httpx.Response:
+async def _post(
+    url: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float, proxy: str | None
+) -> httpx.Response:
     """The whole answer. Raises: TimeoutError after so long in all: httpx's own limits begin anew with every byte."""
-    async with httpx.AsyncClient(timeout=timeout_s) as client, asyncio.timeout(timeout_s):
+    # A transport of our own: httpx would open every proxy of the environment, also those that do not serve this URL.
+    transport = httpx.AsyncHTTPTransport(proxy=proxy)
+    async with httpx.AsyncClient(transport=transport, timeout=timeout_s) as client, asyncio.timeout(timeout_s):
         return await client.post(url, json=body, headers=headers)

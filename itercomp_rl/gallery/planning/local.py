@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from itercomp_rl.config.schema import PlannerConfig
 from itercomp_rl.errors import CheckpointError
+from itercomp_rl.gallery.planning.answer import cut_off
+from itercomp_rl.network.hub import check_reach
 
 
 class LocalChat:
@@ -18,6 +20,7 @@ class LocalChat:
     def __init__(self, settings: PlannerConfig, device: torch.device) -> None:
         """Raises: CheckpointError if the model cannot be loaded or its tokenizer knows no chat."""
         assert settings.model, "the rules ask for a model"
+        check_reach(settings.model)
         try:
             # Any: the auto classes return one of hundreds.
             self._tokenizer: Any = AutoTokenizer.from_pretrained(settings.model)
@@ -28,6 +31,8 @@ class LocalChat:
             raise CheckpointError(f"a planner's model is {settings.model!r}, which is no chat model: no chat template")
         self._model = model.to(device).eval()
         self._max_tokens = settings.max_tokens
+        ends = self._model.generation_config.eos_token_id  # None, one or several
+        self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     @torch.inference_mode()
     def answer(self, instruction: str, prompt: str) -> str:
@@ -39,7 +44,10 @@ class LocalChat:
         said = self._model.generate(
             **asked, max_new_tokens=self._max_tokens, do_sample=False, pad_token_id=self._tokenizer.eos_token_id
         )
-        return self._tokenizer.decode(said[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+        new_T = said[0, asked["input_ids"].shape[1] :]
+        if len(new_T) >= self._max_tokens and int(new_T[-1]) not in self._ends:
+            raise cut_off(self._max_tokens)
+        return self._tokenizer.decode(new_T, skip_special_tokens=True)
 
     def _told(self, *messages: dict[str, str]) -> Any:
         """The chat as the model reads it."""

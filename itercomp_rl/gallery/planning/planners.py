@@ -36,7 +36,11 @@ class Chat(Protocol):
     num_parallel: int  # prompts asked at a time
 
     def answer(self, instruction: str, prompt: str) -> str:
-        """What the model says. Raises: PlannerError if it does not answer, PromptRefusedError if this prompt alone."""
+        """The model's whole answer.
+
+        Raises: PlannerError if it does not answer, PromptRefusedError if it refuses this prompt alone, PlanError if the
+        answer was cut off by max_tokens.
+        """
         ...
 
 

@@ -275,6 +275,36 @@ def test_an_endpoint_planner_needs_an_address() -> None:
         load_config("quickstart", [far])
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:port/v1",
+        "http://localhost:99999/v1",
+        "http:///v1",
+        "http://a b/v1",
+        "http://[::1/v1",
+        "https://",
+    ],
+)
+def test_an_address_that_could_not_be_opened_is_refused_with_the_config(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"gallery.planners.far.url is .*must be an address such as"):
+        load_config("quickstart", [f"gallery.planners.far={{kind: openai, model: m, url: '{url}'}}"])
+
+
+def test_a_proxy_that_the_endpoint_needs_and_that_cannot_be_used_is_refused_with_the_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1080")
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    far = ["gallery.planners.far={kind: openai, model: m, url: 'http://localhost:8000/v1'}"]
+    with pytest.raises(ConfigError, match=r"gallery.planners.far.url .*ALL_PROXY is 'socks://127.0.0.1:1080'"):
+        load_config("quickstart", far)
+    load_config("quickstart")  # nothing needs it
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    load_config("quickstart", far)
+
+
 @pytest.mark.parametrize("url", ["https://me:hidden@host/v1", "https://host/v1?api_key=hidden"])
 def test_an_endpoint_planner_s_address_holds_no_key(url: str) -> None:
     with pytest.raises(ConfigError, match=r"gallery.planners.far.url holds .* gallery.planners.far.key_env") as refusal:

@@ -91,6 +91,6 @@ def test_a_config_that_names_one_is_refused_before_anything_starts(tmp_path: Pat
         check_models(load_config("quickstart", fixed))
 
 
-@pytest.mark.parametrize("name", ["trunk", "conv_trunk"])
+@pytest.mark.parametrize("name", ["trunk", "conv_trunk", "generic_trunk"])
 def test_the_shipped_trunks_are_reward_models(name: str) -> None:
     check_reward_source(KEY, f"embedded:{name}")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,10 +29,13 @@ KEY = "sk-secret-0123456789"
 
 
 @contextmanager
-def endpoint(*replies: tuple[int, Any] | float | str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def endpoint(
+    *replies: tuple[int, Any] | float | str | Callable[[dict[str, Any]], tuple[int, Any]],
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server that gives the replies in turn, the last for ever.
 
-    A number is a silence of so many seconds; a text comes a byte at a time, each a tenth of a second after the other.
+    A function is given the request and makes the reply. A number is a silence of so many seconds. A text comes a byte
+    at a time, each a tenth of a second after the other.
     """
     asked: list[dict[str, Any]] = []
 
@@ -41,6 +44,8 @@ def endpoint(*replies: tuple[int, Any] | float | str) -> Iterator[tuple[str, lis
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
             reply = replies[min(len(asked), len(replies)) - 1]
+            if callable(reply):
+                reply = reply(body)
             if isinstance(reply, float):
                 time.sleep(reply)
                 return
@@ -72,8 +77,13 @@ def endpoint(*replies: tuple[int, Any] | float | str) -> Iterator[tuple[str, lis
         thread.join()
 
 
-def said(text: str) -> tuple[int, Any]:
-    return 200, {"choices": [{"message": {"role": "assistant", "content": text}}]}
+def said(text: Any, reason: str = "stop", **fields: Any) -> tuple[int, Any]:
+    message = {"role": "assistant", "content": text, **fields}
+    return 200, {"choices": [{"finish_reason": reason, "message": message}]}
+
+
+def refused(text: str, **fields: Any) -> tuple[int, Any]:
+    return 400, {"error": {"message": text, **fields}}
 
 
 def settings(url: str, **changes: Any) -> PlannerConfig:
@@ -211,8 +221,121 @@ def test_an_unknown_planner_is_refused(store: Store) -> None:
         planners(store, settings("http://localhost:1")).canvases("near", [PROMPT])
 
 
-def make_chat(folder: Path, *, template: str | None) -> Path:
-    """A tiny random Llama with a word tokenizer."""
+def new_model(body: dict[str, Any]) -> tuple[int, Any]:
+    """As hosted models that think: two usual fields are refused, one after the other."""
+    if "max_tokens" in body:
+        hint = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        return refused(hint, code="unsupported_parameter", param="max_tokens")
+    if body.get("temperature", 1) != 1:
+        return refused("Only the default (1) is supported.", code="unsupported_value", param="temperature")
+    return said(ANSWER)
+
+
+def short_context(body: dict[str, Any]) -> tuple[int, Any]:
+    if body.get("max_tokens", 0) + body.get("max_completion_tokens", 0) > 1000:
+        return refused("'max_tokens' or 'max_completion_tokens' is too large: 2048. The context length is 2048 tokens.")
+    return said(ANSWER)
+
+
+def no_system_role(body: dict[str, Any]) -> tuple[int, Any]:
+    return refused("System role not supported") if body["messages"][0]["role"] == "system" else said(ANSWER)
+
+
+def no_limit_at_all(body: dict[str, Any]) -> tuple[int, Any]:
+    if extra := {"max_tokens", "max_completion_tokens", "temperature"} & body.keys():
+        return 422, {"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted"} for name in extra]}
+    return said(ANSWER)
+
+
+@pytest.mark.parametrize("reply", [new_model, short_context, no_system_role, no_limit_at_all])
+def test_a_field_that_an_endpoint_does_not_take_is_swapped_or_left_out_for_good(reply: Any, store: Store) -> None:
+    with endpoint(reply) as (url, asked):
+        far = planners(store, settings(url))
+        [(_, note)] = far.regions("far", [PROMPT])
+        num_first = len(asked)
+        [(_, other)] = far.regions("far", ["another prompt"])
+    assert note["fallback"] is None and other["fallback"] is None
+    assert len(asked) == num_first + 1  # the form that was answered is kept
+    assert PROMPT in asked[num_first - 1]["messages"][-1]["content"]
+    if reply is new_model:
+        assert asked[-1]["max_completion_tokens"] == 2048 and "temperature" not in asked[-1]
+    if reply is no_system_role:
+        assert [message["role"] for message in asked[-1]["messages"]] == ["user"]
+
+
+def test_an_endpoint_that_refuses_the_first_prompts_for_one_reason_stops_the_run(store: Store) -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        return refused(f"The model `m` does not exist; request {time.monotonic_ns()}")
+
+    with endpoint(reply) as (url, asked):
+        far = planners(store, settings(url))
+        with pytest.raises(ConfigError, match=r"url is .*model 'm'.*status 400.*does not exist.*or its kind to rule"):
+            far.regions("far", [f"a red cup and {num} plates" for num in range(2, 30)])
+        num = len(asked)
+        assert num <= 3 + EndpointChat.num_parallel
+        with pytest.raises(ConfigError, match="does not exist"):
+            far.regions("far", ["one more"])
+        assert len(asked) == num
+
+
+def test_refusals_of_a_content_filter_or_after_an_answer_are_each_prompts_own(store: Store) -> None:
+    with endpoint(refused("filtered", code="content_filter")) as (url, _):
+        found = planners(store, settings(url)).regions("far", [f"prompt {num}" for num in range(8)])
+    assert all("content_filter" in note["fallback"] for _, note in found)
+    with endpoint(said(ANSWER), refused("no")) as (url, _):
+        far = planners(store, settings(url))
+        far.regions("far", [PROMPT])
+        found = far.regions("far", [f"prompt {num}" for num in range(8)])
+    assert all("status 400" in note["fallback"] for _, note in found)
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "MAX_TOKENS"])
+@pytest.mark.parametrize("content", [ANSWER, None])
+def test_an_answer_that_was_cut_off_is_neither_drawn_nor_kept(reason: str, content: Any, store: Store) -> None:
+    with endpoint(said(content, reason)) as (url, asked):
+        found = planners(store, settings(url, max_tokens=77)).regions("far", [PROMPT, "another"])
+    assert all("cut off after 77 tokens" in note["fallback"] for _, note in found)
+    assert len(asked) == 2  # other prompts may have shorter answers
+    assert store.ids("plans") == []
+
+
+def test_an_answer_in_parts_is_joined_and_a_refusal_in_words_is_the_prompts(store: Store) -> None:
+    parts = [
+        {"type": "thinking", "thinking": "x"},
+        {"type": "text", "text": ANSWER[:20]},
+        {"type": "text", "text": ANSWER[20:]},
+    ]
+    with endpoint(said(parts), said(None, refusal="I cannot plan this."), said(ANSWER)) as (url, _):
+        far = planners(store, settings(url))
+        notes = [far.regions("far", [prompt])[0][1]["fallback"] for prompt in (PROMPT, "a bad word", "a good word")]
+    assert notes[0] is None and "I cannot plan this" in notes[1] and notes[2] is None
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:1", "socks://127.0.0.1:1", "ftp://x", "http://127.0.0.1:1", "http://h:port"]
+)
+def test_a_proxy_that_does_not_serve_the_endpoint_is_in_nobodys_way(
+    proxy: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "localhost, 127.0.0.1")
+    with endpoint(said(ANSWER)) as (url, _):
+        [(_, note)] = planners(store, settings(url)).regions("far", [PROMPT])
+    assert note["fallback"] is None
+
+
+def test_a_proxy_that_serves_the_endpoint_is_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with endpoint(said(ANSWER)) as (url, asked):
+        monkeypatch.setenv("http_proxy", url.removeprefix("http://").removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        [(_, note)] = planners(store, settings("http://models.example/v1")).regions("far", [PROMPT])
+    assert note["fallback"] is None
+    assert asked[0]["path"] == "http://models.example/v1/chat/completions"
+
+
+def make_chat(folder: Path, *, template: str | None, ends: Sequence[int] = range(1, 9)) -> Path:
+    """A tiny random Llama with a word tokenizer, whose answers end with any of the tokens `ends`."""
     torch.manual_seed(0)
     vocabulary = {word: i for i, word in enumerate(["<unk>", "<eos>", "Final", "split", "ratio", ":", "1", ",", "cup"])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -227,7 +350,7 @@ def make_chat(folder: Path, *, template: str | None) -> Path:
         num_attention_heads=2,
         max_position_embeddings=2048,
         bos_token_id=1,
-        eos_token_id=1,
+        eos_token_id=list(ends),
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -244,6 +367,14 @@ def test_a_local_chat_model_answers_the_same_each_time_and_its_garbage_falls_bac
     [(plan, note)] = planners(store, config).canvases("far", [PROMPT])
     assert plan == rule.canvas(PROMPT)
     assert note["fallback"]
+
+
+def test_a_local_answer_that_max_tokens_cut_off_is_not_read(store: Store, tmp_path: Path) -> None:
+    model = str(make_chat(tmp_path, template=TEMPLATE, ends=[1]))
+    config = PlannerConfig(kind="transformers", model=model, max_tokens=2)
+    [(plan, note)] = planners(store, config).canvases("far", [PROMPT])
+    assert plan == rule.canvas(PROMPT)
+    assert "cut off after 2 tokens" in note["fallback"]
 
 
 def test_a_chat_without_a_system_role_is_told_all_by_the_user(tmp_path: Path) -> None:

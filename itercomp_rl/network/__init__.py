@@ -1,0 +1,1 @@
+"""What reaches beyond this machine: proxies, and files of the Hugging Face hub."""
