@@ -7,7 +7,7 @@ from pathlib import Path
 from itercomp_rl.config.rules.gallery import PLANNED
 from itercomp_rl.config.rules.judging import is_rank_file
 from itercomp_rl.config.schema import OWN_POLICY, Config
-from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_checkpoint, check_drawing, check_scheduler
+from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_scheduler, drawing_checkpoint, policy_checkpoint
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.files.checkpoint_path import checkpoint_path
@@ -57,12 +57,17 @@ def check_splits(plan: Plan) -> None:
 
 def check_models(config: Config) -> None:
     """Raises: CheckpointError naming the first model of the config that cannot be loaded."""
-    pipeline = check_checkpoint(checkpoint_path(config.policy.model))
+    own = policy_checkpoint(checkpoint_path(config.policy.model))
+    own.log_variant()
+    pipeline = own.pipeline
     if pipeline in GALLERY_ONLY:
         raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
     for name, member in config.gallery.members.items():
         checkpoint = config.policy.model if member.model == OWN_POLICY else member.model
-        found = (check_checkpoint if member.system in PLANNED else check_drawing)(checkpoint_path(checkpoint))
+        drawn = (policy_checkpoint if member.system in PLANNED else drawing_checkpoint)(checkpoint_path(checkpoint))
+        if checkpoint != config.policy.model:
+            drawn.log_variant()
+        found = drawn.pipeline
         if member.system in PLANNED and found not in _CARRIERS[member.system]:
             kinds = "SDXL" if member.system in ("rpg", "omost") else "GLIGEN"
             raise CheckpointError(

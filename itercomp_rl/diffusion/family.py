@@ -9,9 +9,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
-from safetensors import SafetensorError
 
-from itercomp_rl.diffusion.checkpoint import check_checkpoint
+from itercomp_rl.diffusion.checkpoint import loading, policy_checkpoint
 from itercomp_rl.diffusion.flux import Flux
 from itercomp_rl.diffusion.policy import Family, Policy
 from itercomp_rl.diffusion.sd import StableDiffusion
@@ -47,26 +46,28 @@ def load_policy(
     None for the checkpoint's own. with_text_encoders: False spares their memory where prompts come encoded.
     Raises: CheckpointError if the checkpoint cannot be a policy; ConfigError for an unknown dtype or resolution.
     """
-    name = check_checkpoint(folder_or_hub_id)
+    checkpoint = policy_checkpoint(folder_or_hub_id)
     if dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}: must be one of {', '.join(DTYPES)}")
     if dtype == "fp16" and torch.device(device).type == "cpu":
         raise ConfigError(
             "dtype is 'fp16' on a CPU, which computes it slowly and in part not at all: take bf16 or fp32"
         )
-    pipeline_class, family = FAMILIES[name]
-    left_out = set(_UNUSED) & set(inspect.signature(pipeline_class).parameters)
+    pipeline_class, family = FAMILIES[checkpoint.pipeline]
+    # A part that the checkpoint lacks, such as SD3's T5, must be left out by name: diffusers asks for it otherwise.
+    absent = set(family.text_components) - {part.name for part in checkpoint.parts}
+    left_out = (set(_UNUSED) | absent) & set(inspect.signature(pipeline_class).parameters)
     if not with_text_encoders:
         left_out |= set(family.text_components)
-    try:
+    checkpoint.log_variant()
+    with loading(folder_or_hub_id):
         pipeline = pipeline_class.from_pretrained(
             str(folder_or_hub_id),
             dtype={"default": DTYPES[dtype], "vae": torch.float32},
             use_safetensors=True,
+            variant=checkpoint.variant,
             **dict.fromkeys(left_out),
         )
-    except (OSError, SafetensorError) as error:  # a file is missing, or is not what its name says
-        raise CheckpointError(f"{folder_or_hub_id} cannot be loaded: {error}; fetch or save it anew") from error
     for component_name, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()

@@ -4,6 +4,7 @@ Torch is imported only to read, as settings are checked without it.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only the error's class: torch raises it for a file that holds code
@@ -18,8 +19,33 @@ PICKLED = (".pt", ".pth", ".bin")  # state dicts by torch.save
 _LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 
+def check_readable(path: Path) -> None:
+    """Raises: CheckpointError if the path is no file, a link to a file that is gone, or may not be read."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise CheckpointError(f"{path} does not exist: fetch it, or save the checkpoint again") from error
+        raise CheckpointError(
+            f"{path} is a link to {path.readlink()}, which does not exist: fetch the file again, or copy the "
+            "checkpoint together with the files that its links point to"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): fetch it, or save the checkpoint again") from error
+
+
 def check_whole(path: Path) -> None:
     """Raises: CheckpointError if the file is no safetensors file, or ends before or after its last tensor does."""
+    _header(path)
+
+
+def num_numbers(path: Path) -> int:
+    """How many numbers the tensors of a safetensors file hold. Raises: CheckpointError as `check_whole`."""
+    return sum(math.prod(entry["shape"]) for entry in _header(path).values())
+
+
+def _header(path: Path) -> "dict[str, Any]":
+    check_readable(path)
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -27,12 +53,14 @@ def check_whole(path: Path) -> None:
             raise CheckpointError(f"{path} is damaged or no safetensors file: fetch or save it anew")
         try:
             header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            ends = [entry["data_offsets"][1] for entry in tensors.values() if isinstance(entry["shape"], list)]
             expected = 8 + length + max(ends, default=0)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} has a damaged header: fetch or save it anew") from error
     if expected != size:
         raise CheckpointError(f"{path} has {size} bytes and its header says {expected}: fetch or save it anew")
+    return tensors
 
 
 def read_tensors(

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 
 from itercomp_rl.config.schema import OWN_POLICY, Config, EngineConfig
-from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index
+from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, drawing_checkpoint, load_index
+from itercomp_rl.diffusion.component_files import transformers_weights
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
+from itercomp_rl.files.tensors import num_numbers
 from itercomp_rl.forecast.machine import ram_bytes
 from itercomp_rl.forecast.model_sizes import KNOWN, Sizes, drawing_params, kept_bytes, num_params, sizes
 from itercomp_rl.reward.checkpoint import load_reward_config, make_reward
@@ -215,14 +217,14 @@ def _sampler(config: Config) -> dict[str, int]:
 
 def _model_bytes(folder: str) -> int:
     """Weights of a transformers model as its files hold them; 0, as not known, while they are still on the hub."""
-    return sum(file.stat().st_size for file in Path(folder).glob("model*.safetensors"))
+    return sum(file.stat().st_size for file in transformers_weights(Path(folder)))
 
 
 def _drawing_bytes(model: str, width: int) -> int:
     path = checkpoint_path(model)
     if path not in KNOWN and load_index(path).get("_class_name") not in WEIGHTS_NEEDED:
         # A pipeline that only draws: what its files hold, nothing known while they are still on the hub.
-        return sum(file.stat().st_size for file in Path(path).rglob("*.safetensors"))
+        return width * sum(num_numbers(file) for file in drawing_checkpoint(path).tensors())
     drawing, vae = drawing_params(path)
     return drawing * width + vae * 4
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import transformers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index
+from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, load_index, loading
+from itercomp_rl.diffusion.component_files import components, read_json
 from itercomp_rl.diffusion.family import FAMILIES
 from itercomp_rl.diffusion.lora import check_targets
 from itercomp_rl.diffusion.policy import Conditioning, Family
@@ -124,24 +124,19 @@ def architecture(model: str) -> Architecture:
         return KNOWN[model]
     index = load_index(model)
     pipeline = index["_class_name"]
-    text = [name for name in index if name.startswith("text_encoder") and index[name] and index[name][1]]
-    return Architecture(
-        pipeline=pipeline,
-        network=_config(model, FAMILIES[pipeline][1].trainable_name),
-        vae=_config(model, "vae"),
-        text_params=sum(_text_params(index[name][1], _config(model, name)) for name in text),
-    )
+    text = [part for name, part in components(index).items() if name.startswith("text_encoder")]
+    with loading(model):
+        return Architecture(
+            pipeline=pipeline,
+            network=_config(model, FAMILIES[pipeline][1].trainable_name),
+            vae=_config(model, "vae"),
+            text_params=sum(_text_params(part.class_name, _config(model, part.name)) for part in text),
+        )
 
 
 def _config(model: str, component: str) -> dict[str, Any]:
     path = Path(model) / component / "config.json"
-    path = path if Path(model).is_dir() else fetch_file(model, f"{component}/config.json")
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # bytes that are not UTF-8, or no JSON
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    return read_json(path if Path(model).is_dir() else fetch_file(model, f"{component}/config.json"))
 
 
 def _text_params(class_name: str, config: dict[str, Any]) -> int:

@@ -11,9 +11,9 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from itercomp_rl.diffusion.attention_kernel import kernel
+from itercomp_rl.diffusion.checkpoint import drawing_checkpoint, loading
 from itercomp_rl.diffusion.family import DTYPES
 from itercomp_rl.diffusion.policy import refuse_not_finite
 from itercomp_rl.errors import CheckpointError, ConfigError
@@ -32,13 +32,13 @@ class AnyPipeline:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}: must be one of {', '.join(DTYPES)}")
         check_reach(checkpoint)
-        try:
+        found = drawing_checkpoint(checkpoint)
+        found.log_variant()
+        with loading(checkpoint):
             # Any: every pipeline has a call of its own.
             self._pipeline: Any = DiffusionPipeline.from_pretrained(
-                checkpoint, dtype=DTYPES[dtype], use_safetensors=True
+                checkpoint, dtype=DTYPES[dtype], use_safetensors=True, variant=found.variant
             )
-        except (OSError, ValueError, AttributeError, SafetensorError) as error:
-            raise CheckpointError(f"{checkpoint} cannot be loaded: {error}") from error
         self._takes = set(inspect.signature(type(self._pipeline).__call__).parameters)
         if missing := [name for name in _NEEDED if name not in self._takes]:
             raise CheckpointError(

@@ -1,5 +1,6 @@
 """Gallery members whose checkpoint cannot serve their system stop a run before anything starts."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,12 @@ def test_gligen_carries_boxes_but_is_never_the_policy(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"system 'lmd' needs an SD1.x or GLIGEN checkpoint"):
         sdxl = make_sdxl(tmp_path / "xl")
         check_models(load_config("quickstart", [f"gallery.members.new={{model: {sdxl}, {boxes}}}"]))
+
+
+def test_a_variant_that_is_loaded_is_named_before_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sdxl = make_sdxl(tmp_path / "xl")
+    for file in list(sdxl.rglob("*.safetensors")):
+        file.rename(file.with_name(f"{file.stem}.fp16.safetensors"))
+    with caplog.at_level(logging.INFO):
+        check_models(load_config("quickstart", [f"gallery.members.new={{model: {sdxl}, num_steps: 2}}"]))
+    assert f"loading the fp16 variant of {sdxl}, which has no plain weights" in caplog.text

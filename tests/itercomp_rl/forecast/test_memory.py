@@ -1,5 +1,6 @@
 """The memory check: its counts are those of the real models, and what cannot fit is refused with what would help."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
@@ -20,7 +22,7 @@ from itercomp_rl.forecast.memory import GIB, Need, ProcessNeed, check_memory, ne
 from itercomp_rl.forecast.model_sizes import KNOWN, kept_bytes, num_params, sizes
 from itercomp_rl.reward.checkpoint import load_reward
 from tests.itercomp_rl.gallery.planning.test_planners import make_chat
-from tests.parts.checkpoints import make_flux, make_sd, make_sd3, make_sdxl
+from tests.parts.checkpoints import make_flux, make_pixart, make_sd, make_sd3, make_sdxl
 from tests.parts.judge_checkpoints import make_clip, make_vqa
 
 MAKERS = [make_sd, make_sdxl, make_sd3, make_flux]
@@ -148,6 +150,32 @@ def test_a_planner_in_the_sampler_counts_with_what_its_files_hold(tmp_path: Path
     assert parts["planners"] == (chat / "model.safetensors").stat().st_size
     unused = need(load_config("quickstart", [planner]), "sampler-0", on_gpu=False)
     assert unused.parts["planners"] == 0
+
+
+def _as_fp16(folder: Path) -> None:
+    for file in list(folder.rglob("*.safetensors")):
+        tensors = {name: tensor.half() for name, tensor in load_file(file).items()}
+        save_file(tensors, file.with_name(f"{file.stem}.fp16.safetensors"), metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("make", [make_sdxl, make_pixart])
+def test_a_model_counts_by_the_weights_that_are_loaded_whatever_precision_they_are_kept_in(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    def models(folder: Path, dtype: str) -> int:
+        member = f"gallery.members.new={{model: {folder}, num_steps: 2, dtype: {dtype}}}"
+        parts = need(load_config("quickstart", [member, "gallery.max_loaded=9"]), "sampler-0", on_gpu=False).parts
+        return parts["models (at most 9)"]
+
+    plain = make(tmp_path / "plain")
+    both = Path(shutil.copytree(plain, tmp_path / "both"))
+    _as_fp16(both)
+    alone = Path(shutil.copytree(both, tmp_path / "alone"))
+    for file in alone.rglob("*.safetensors"):
+        if ".fp16." not in file.name:
+            file.unlink()
+    assert models(plain, "fp32") == models(both, "fp32") == models(alone, "fp32")
+    assert models(plain, "bf16") == models(both, "bf16") == models(alone, "bf16") < models(plain, "fp32")
 
 
 def test_the_models_of_t2i_compbench_count_where_it_judges(tmp_path: Path) -> None:
