@@ -51,7 +51,7 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
             config=config,
             round=version + 1,
             attrs=learned.attrs,
-            aspects=json.loads(results.read_text())["aspects"] if results.exists() else None,
+            aspects=json.loads(results.read_text(encoding="utf-8"))["aspects"] if results.exists() else None,
             seeds={"run": config.run.seed, "evaluation": config.evaluation.seed},
             licence=licence,
             pipeline=type(policy.pipeline).__name__,

@@ -30,7 +30,7 @@ def run(config: str, overrides: tuple[str, ...], resume: bool, address: str | No
     from cluster.launch import run as launch
 
     folder = launch(settings, resume=resume, address=address, reuse=reuse)
-    click.echo((folder / "results.txt").read_text())
+    click.echo((folder / "results.txt").read_text(encoding="utf-8"))
     click.echo(f"results: {folder / 'results.json'}")
     click.echo(f"images:  {folder / 'images.png'}")
     click.echo(f"report:  {folder / 'report.html'}")

@@ -81,7 +81,7 @@ def load_index(folder_or_hub_id: str | Path) -> dict[str, Any]:
             f"{folder} has no model_index.json: give a folder made by a diffusers pipeline's save_pretrained"
         )
     try:
-        index = json.loads(path.read_text())
+        index = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(index, dict):

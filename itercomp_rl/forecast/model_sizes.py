@@ -140,7 +140,7 @@ def _config(model: str, component: str) -> dict[str, Any]:
     path = path if is_here else Path(hf_hub_download(model, f"{component}/config.json"))
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the checkpoint is incomplete")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _text_params(class_name: str, config: dict[str, Any]) -> int:
