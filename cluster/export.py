@@ -74,6 +74,8 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
 
     Raises: CheckpointError if the folder is no export; ConfigError for a bad repo id, or what the Hub answered.
     """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder: push what `itercomp export` wrote")
     check_checkpoint(folder)
     if not (folder / "README.md").is_file():
         raise CheckpointError(f"{folder} has no README.md: push what `itercomp export` wrote, a model needs its card")
