@@ -1,5 +1,6 @@
 """Paths that a command writes to, checked as the command line is read, before any work is done."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ class _OutputPath(click.Path):
         return path
 
     def check(self, path: Path, key: str) -> None:
-        """Raises: ConfigError that names the option, the path and the way out."""
+        """Raises: ConfigError that names the option, the path and the way out; OSError where nobody may write."""
         whole = path.absolute()
         for part in whole.parts:
             if len(os.fsencode(part)) > 255:
@@ -32,7 +33,8 @@ class _OutputPath(click.Path):
         if not above.is_dir():
             raise ConfigError(f"{key} is {str(path)!r}: {above} is a file and not a folder, give another path")
         if not whole.exists() and not os.access(above, os.W_OK | os.X_OK):
-            raise ConfigError(f"{key} is {str(path)!r}: this user may not write in {above}, give another path")
+            number = errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(number, os.strerror(number), str(path))  # cluster/main.py names the way out
 
 
 class OutputFile(_OutputPath):
