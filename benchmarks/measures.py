@@ -24,4 +24,6 @@ def write(path: Path, measures: list[dict[str, Any]]) -> None:
     """The file, with where and with what it was measured."""
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "system": platform.platform()}
     versions = {name: metadata.version(name) for name in VERSIONS_OF}
-    path.write_text(json.dumps({"measures": measures, "machine": machine, "versions": versions}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({"measures": measures, "machine": machine, "versions": versions}, indent=2) + "\n", encoding="utf-8"
+    )

@@ -86,7 +86,7 @@ def main() -> None:
 def settings(folder: Path, *overrides: str) -> Config:
     """One GPU, four rollouts an update."""
     prompts = folder / "prompts.txt"
-    prompts.write_text("\n".join(f"prompt number {i}" for i in range(64)))
+    prompts.write_text("\n".join(f"prompt number {i}" for i in range(64)), encoding="utf-8")
     return load_config(
         "sdxl_lora_1gpu",
         [

@@ -87,7 +87,7 @@ PROMPTS = [f"prompt number {i}" for i in range(64)]
 
 def settings(root: Path, *overrides: str) -> Config:
     """The run both ways are of; the paper's steps, one image batch per update."""
-    (root / "prompts.txt").write_text("\n".join(PROMPTS))
+    (root / "prompts.txt").write_text("\n".join(PROMPTS), encoding="utf-8")
     return load_config(
         "tiny",
         [

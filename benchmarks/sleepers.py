@@ -54,7 +54,7 @@ class SleepingWorker(Worker):
 
     def begin(self) -> None:
         """Take part in the run that is named as the current one."""
-        tree = json.loads((Path(self._config.run.dir) / CURRENT).read_text())
+        tree = json.loads((Path(self._config.run.dir) / CURRENT).read_text(encoding="utf-8"))
         config = replace(self._config, run=replace(self._config.run, name=tree["name"]))
         store = open_store(tree["store"], durable=config.store.durable)
         place = Sleeper(store, StageTimes(**tree["times"]), config)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
+from cluster.ray_folder import LONGEST_PARENT, private_folder
 from itercomp_rl.errors import IterCompError
 from itercomp_rl.forecast.machine import free_ram_bytes, ram_bytes
 
@@ -40,6 +41,8 @@ def examine(run_dir: Path, store_url: str | None) -> Iterator[Finding]:
     yield from _attention()
     yield from _compiler()
     yield from _ray()
+    yield from _home()
+    yield from _temporary()
     yield from _store(run_dir, store_url)
     yield from _disk(run_dir)
     yield from _network()
@@ -129,7 +132,7 @@ def _ray() -> Iterator[Finding]:
     )
     yield Finding(part="ray", state="ok", found=f"{metadata.version('ray')}; {place}")
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", os.path.expanduser("~/.ray/auth_token")))  # noqa: PTH111
     has_token = "RAY_AUTH_TOKEN" in os.environ or file.exists()
     found = f"RAY_AUTH_MODE {mode}, {'a token is there' if has_token else 'no token'}"
     if has_token and mode == "not set":
@@ -142,6 +145,40 @@ def _ray() -> Iterator[Finding]:
     else:
         way_out = "" if has_token else "`ray get-auth-token --generate` makes one; a private Ray needs none"
         yield Finding(part="ray authentication", state="ok", found=found, way_out=way_out)
+
+
+def _home() -> Iterator[Finding]:
+    """A run of shipped models needs no home folder; libraries keep downloads and compiled code there."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home() raises where there is none
+    if home.is_dir() and os.access(home, os.W_OK):
+        yield Finding(part="home folder", state="ok", found=str(home))
+        return
+    yield Finding(
+        part="home folder",
+        state="look",
+        found=f"{home} {'cannot be written' if home.is_dir() else 'does not exist'}",
+        way_out="set HOME to a folder that this user may write, or HF_HOME for downloads, TORCH_EXTENSIONS_DIR and "
+        "TRITON_CACHE_DIR for compiled code",
+    )
+
+
+def _temporary() -> Iterator[Finding]:
+    """Whether a private Ray can have its sockets below TMPDIR, and where they go if not."""
+    asked = os.environ.get("TMPDIR") or "not set"
+    try:
+        folder = private_folder()
+    except IterCompError as error:
+        way_out = "set TMPDIR to a short path that this user may write"
+        yield Finding(part="temporary folder", state="missing", found=str(error), way_out=way_out)
+        return
+    folder.rmdir()
+    is_below = asked == "not set" or folder.parent == Path(asked).absolute()
+    yield Finding(
+        part="temporary folder",
+        state="ok" if is_below else "look",
+        found=f"TMPDIR {asked}; Ray's files go to {folder.parent}",
+        way_out="" if is_below else f"to have them below TMPDIR, one of at most {LONGEST_PARENT} bytes is needed",
+    )
 
 
 def _store(run_dir: Path, url: str | None) -> Iterator[Finding]:

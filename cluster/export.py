@@ -76,6 +76,8 @@ def push(folder: Path, repo_id: str, *, private: bool) -> str:
     Raises: CheckpointError if the folder is no export, or its adapter's strength depends on the loader; ConfigError for
     a bad repo id, or what the Hub answered.
     """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder: push what `itercomp export` wrote")
     check_checkpoint(folder)
     check_adapter(folder)
     if not (folder / "README.md").is_file():

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,11 @@ def generate_image(
     models = [plan.policy(version)] if not compare or version == -1 else [plan.policy(-1), plan.policy(version)]
     gallery = _gallery(config, store)
     columns = [gallery.draw(model, [prompt] * len(seeds), seeds).images for model in models]
-    path = out or Path("".join(c if c.isalnum() else "-" for c in prompt)[:80] + ".png")
     titles = [_title(model) for model in models]
+    path = out or new_picture(
+        prompt, f"{'-and-'.join(titles)} seed {seeds[0]}{f' to {seeds[-1]}' if seeds[1:] else ''}"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_grid(
         path,
         [[column[i] for column in columns] for i in range(len(seeds))],
@@ -104,6 +108,20 @@ def generate_image(
         titles,
     )
     return path
+
+
+def new_picture(prompt: str, how: str) -> Path:
+    """A new, empty PNG file here, named for a prompt and how it is drawn, with a number if the name is taken."""
+    words = "".join(c if c.isalnum() else "-" for c in prompt).encode()[:80].decode(errors="ignore")
+    name = f"{words}-{how.replace(' ', '-')}"
+    for number in count(1):
+        path = Path(f"{name}.png" if number == 1 else f"{name}-{number}.png")
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always a next number")
 
 
 def _title(model: ModelRef) -> str:

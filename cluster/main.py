@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -33,13 +34,35 @@ EXIT_CODES = {
 }
 # What a user's own machine can refuse, outside the store: run folders, reports, pictures, a port.
 _FREE = "free some space there, or write elsewhere (run.dir, --out); a run goes on with --resume"
+_OTHER = "give another path (run.dir, --out, --to)"
 WAYS_OUT = {
     errno.ENOSPC: _FREE,
     errno.EDQUOT: _FREE,
     errno.EACCES: "let this user read and write there, or write elsewhere (run.dir, --out)",
-    errno.EADDRINUSE: "another program has this port: give another (--port)",
+    errno.EPERM: "let this user read and write there, or write elsewhere (run.dir, --out)",
     errno.EROFS: "mount it for writing, or write elsewhere (run.dir, --out)",
+    errno.ENOENT: f"make it first, or {_OTHER}",
+    errno.ENOTDIR: f"a file is where a folder is needed: {_OTHER}",
+    errno.EEXIST: f"nothing is written over: {_OTHER}",
+    errno.ENOTEMPTY: f"nothing is written over: {_OTHER}",
+    errno.EISDIR: f"a folder is where a file is needed: {_OTHER}",
+    errno.ENAMETOOLONG: f"{_OTHER}, with a shorter name",
+    errno.ELOOP: f"its links go round in a circle: {_OTHER}",
+    errno.EADDRINUSE: "another program has this port: give another (--port)",
+    errno.EADDRNOTAVAIL: "this machine does not have this address: give another (--host)",
 }
+
+
+def way_out(error: OSError) -> str | None:
+    """What to do about an error of the system, which depends on whose path it names; None if that is not known."""
+    path = str(error.filename or "")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
+        home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises where there is none
+        if path.startswith(f"{home.rstrip('/')}/."):  # caches and the like, which libraries keep there
+            return "set HOME to a folder that this user may write: a library keeps its files there"
+        if "TMPDIR" in os.environ and path.startswith(os.environ["TMPDIR"]):
+            return "set TMPDIR to a folder that this user may write"
+    return WAYS_OUT.get(error.errno or 0)
 
 
 def exit_codes() -> str:
@@ -63,10 +86,12 @@ class Reasons(click.Group):
             click.echo(f"error: {struck_out(str(error), secrets(os.environ))}", err=True)
             sys.exit(code)
         except OSError as error:
-            if error.errno not in WAYS_OUT:
+            todo = way_out(error)
+            if todo is None:
                 raise
+            logging.getLogger(__name__).debug("where it came from", exc_info=True)
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"error: {where}{error.strerror}: {WAYS_OUT[error.errno]}", err=True)
+            click.echo(f"error: {where}{error.strerror}: {todo}", err=True)
             sys.exit(1)
 
 
@@ -75,6 +100,9 @@ class Reasons(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def main(verbose: bool) -> None:
     """IterComp: align a text-to-image model with a gallery of models, in a closed loop."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal of one byte per character lacks the lines of a table: no reason for a finished run to fail.
+        sys.stdout.reconfigure(errors="replace")
     # The libraries' remarks on what is not installed, and bars in a file, say nothing about a run.
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")

@@ -1,8 +1,9 @@
 """A run's processes: Ray, the workers in their places, and each role as one object over those that hold it."""
 
 import logging
+import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from actors.team import (
 from actors.telemetry import RunMeter
 from actors.worker import Worker, WorkerHandle, WorkerSpec
 from cluster.placement import reserved, workers
+from cluster.ray_folder import private_folder
 from cluster.ray_job import is_inside_job
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import StuckError
@@ -43,20 +45,23 @@ def cluster(address: str | None) -> Iterator[None]:
     """
     env = {"env_vars": MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}}
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "runtime_env": env}
-    temporary = None
+    folder = None
     if address is None and is_inside_job():
         ray.init(**quiet)
     elif address:
         ray.init(address=address, **quiet)
     else:
-        temporary = tempfile.mkdtemp(prefix="ray-")  # short: sockets live below it
-        ray.init(address="local", include_dashboard=False, _temp_dir=temporary, **quiet)
+        folder = private_folder()
+        # Without a token of its own Ray writes one into the home folder, which there need not be.
+        if not os.environ.get("RAY_AUTH_TOKEN"):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        ray.init(address="local", include_dashboard=False, _temp_dir=str(folder), **quiet)
     try:
         yield
     finally:
         ray.shutdown()
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def places(config: Config, specs: Sequence[WorkerSpec]) -> AbstractContextManager[dict[str, Any]]:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import ipaddress
 import secrets
+import socket
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
@@ -43,6 +44,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises: ConfigError if no server can listen at the address: no such host, not of this machine, or taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"--host is {host!r} and --port {port}, where no page can be served ({error}): give an address of this "
+            "machine, such as 127.0.0.1 or 0.0.0.0, and a free port above 1023"
+        ) from error
 
 
 def serve(store: Store, session: Session, *, host: str, port: int) -> None:

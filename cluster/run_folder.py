@@ -77,7 +77,7 @@ def claimed(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".driver").open("w")
+        lock = (folder / ".driver").open("w", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"run.dir is {str(folder.parent)!r}: {folder} cannot be written ({error})") from error
     with lock as file:

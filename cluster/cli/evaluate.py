@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from cluster.cli.completion import complete_run
+from cluster.cli.output import OutputFolder
 from cluster.ray_job import keep_to_loopback
 
 
@@ -84,7 +85,9 @@ def evaluate_run(run_folder: str, split: str, file: Path | None, seed: int, num:
     required=True,
     help="NAME=SOURCE, a checkpoint, RUN[@ROUND] or member:NAME of gallery.members; may be repeated.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for images, scores and tables.")
+@click.option(
+    "--out", type=OutputFolder(is_continued=True), required=True, help="Folder for images, scores and tables."
+)
 @click.option(
     "--prompts", type=click.Path(path_type=Path), help="Folder with <category>_val.txt; default: the benchmark's."
 )

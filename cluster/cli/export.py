@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from cluster.cli.completion import complete_run
+from cluster.cli.output import OutputFolder
 
 
 @click.command(short_help="Write a version of RUN for diffusers and transformers.")
 @click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
-@click.option("--to", "folder", type=click.Path(path_type=Path), required=True, help="New folder for the models.")
+@click.option("--to", "folder", type=OutputFolder(), required=True, help="New folder for the models.")
 @click.option("--round", "round_", type=int, help="Version after this round (1 = the first); default: the last one.")
 @click.option("--licence", default="other", show_default=True, help="The Hub's identifier, such as openrail++.")
 @click.option("--licence-name", help="Name of a licence that has no identifier; default: as the base model.")

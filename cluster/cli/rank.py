@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cluster.cli.completion import complete_run
+from cluster.cli.output import OutputFolder
 
 
 @click.command(short_help="Let people rank a run's images in a browser.")
@@ -17,7 +18,7 @@ from cluster.cli.completion import complete_run
 @click.option(
     "--export",
     "folder",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(),
     help="Write the rankings to this new folder (official JSON, CSV, images) in place of serving.",
 )
 @click.option(
@@ -29,9 +30,11 @@ from cluster.cli.completion import complete_run
 )
 def rank(source: str, host: str, port: int, aspects: tuple[str, ...], folder: Path | None, origin: str) -> None:
     """Let people rank the images of RUN (or a store's URL) in a browser; their rankings go into the store."""
-    from cluster.rank_page import export_ranks, serve_page
+    from cluster.rank_page import check_address, export_ranks, serve_page
     from cluster.run_folder import load_store
 
+    if folder is None:
+        check_address(host, port)
     store = load_store(source)
     if folder is None:
         serve_page(store, list(aspects), host=host, port=port)

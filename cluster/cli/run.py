@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cluster.cli.completion import complete_config, complete_run
+from cluster.cli.output import OutputFile
 from cluster.ray_job import keep_to_loopback
 
 
@@ -41,7 +42,7 @@ def run(
         from cluster.control import run_control
 
         run_control(folder, address=address)
-    click.echo((folder / "results.txt").read_text())
+    click.echo((folder / "results.txt").read_text(encoding="utf-8"))
     click.echo(f"results: {folder / 'results.json'}")
     click.echo(f"images:  {folder / 'images.png'}")
     click.echo(f"report:  {folder / 'report.html'}")
@@ -49,7 +50,7 @@ def run(
 
 @click.command(short_help="Write a run's report as one HTML file.")
 @click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
-@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; default: report.html in the run.")
+@click.option("--out", type=OutputFile(), help="HTML file to write; default: report.html in the run.")
 def report(run_folder: str, out: Path | None) -> None:
     """Write the report of RUN, finished or not: one HTML file that needs no network."""
     from cluster.run_folder import load_run
@@ -69,7 +70,11 @@ def report(run_folder: str, out: Path | None) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--num", type=click.IntRange(min=1), default=4, show_default=True, help="Images.")
 @click.option("--compare", type=click.Choice(["base"]), help="Draw the base beside it, from the same seeds.")
-@click.option("--out", type=click.Path(path_type=Path), help="PNG to write; default: a name made from the prompt.")
+@click.option(
+    "--out",
+    type=OutputFile(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+    help="Picture to write; default: a new PNG here, named for prompt, round and seed.",
+)
 def generate(
     prompt: str, run_folder: str, round_: int | None, seed: int, num: int, compare: str | None, out: Path | None
 ) -> None:
@@ -77,6 +82,8 @@ def generate(
     from cluster.finished_run import generate_image
     from cluster.run_folder import load_run
 
+    if out is None:
+        OutputFile().check(Path("picture.png"), "the working folder of --out's default")
     config, store = load_run(run_folder)
     path = generate_image(
         config, store, prompt, round_=round_, seeds=list(range(seed, seed + num)), compare=bool(compare), out=out

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from cluster.cli.output import OutputFolder
+
 
 @click.group(short_help="Work on the embedded world.")
 def shapes() -> None:
@@ -14,7 +16,7 @@ def shapes() -> None:
 @shapes.command(short_help="Train the shipped models from nothing.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=OutputFolder(is_continued=True),
     required=True,
     help="Folder for the finished models; continued if it exists.",
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cluster.cli.completion import complete_run
+from cluster.cli.output import OutputFile, OutputFolder
 
 if TYPE_CHECKING:
     from itercomp_rl.run.lineage import ImagesOrigin, Lineage, Made
@@ -126,7 +127,7 @@ def compact(run: str, undo: bool) -> None:
 
 @store.command(short_help="Write images with captions for other software.")
 @_RUN
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A folder that does not exist yet.")
+@click.option("--out", type=OutputFolder(), required=True, help="A folder that does not exist yet.")
 @click.option("--kind", default="images", show_default=True, help="images (the gallery's) or evaluations.")
 @click.option(
     "--format",
@@ -149,7 +150,7 @@ def export(run: str, out: Path, kind: str, form: str) -> None:
 @_RUN
 @click.argument("version", type=int, required=False)
 @click.option("--prompt", help="Also list every image of prompts that contain this text.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write all of it, down to every pair and seed.")
+@click.option("--json", "file", type=OutputFile(), help="Write all of it, down to every pair and seed.")
 def trace(run: str, version: int | None, prompt: str | None, file: Path | None) -> None:
     """Say what policy VERSION (from 0; default: the latest) came from: rewards, pairs, images, models, seeds, code."""
     from cluster.run_folder import load_run
@@ -166,6 +167,7 @@ def trace(run: str, version: int | None, prompt: str | None, file: Path | None) 
     for line in story(lineage, prompt):
         click.echo(line)
     if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(lineage.tree(), indent=1) + "\n", encoding="utf-8")
         click.echo(f"all of it: {file}")
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from itercomp_rl.diffusion.component_files import Component, Files, components, read_json
 from itercomp_rl.errors import CheckpointError, ConfigError, IterCompError
-from itercomp_rl.network.hub import fetch_file
+from itercomp_rl.network.hub import fetch_file, repository_files
 
 log = logging.getLogger(__name__)
 
@@ -216,12 +216,7 @@ def _one_file(path: Path) -> str:
 
 def _files_on_hub(hub_id: str) -> Files:
     """The names that the hub lists, or the ones in its cache where the hub does not answer."""
-    import httpx
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        names = frozenset(HfApi().list_repo_files(hub_id))
-    except (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError):
+    names = repository_files(hub_id)
+    if names is None:
         names = Files.of(fetch_file(hub_id, "model_index.json").parent).names
     return Files(source=hub_id, folder=None, names=names)

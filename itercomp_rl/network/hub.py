@@ -20,6 +20,21 @@ def fetch_file(repo: str, file: str) -> Path:
         return Path(hf_hub_download(repo, file))
 
 
+def repository_files(repo: str) -> frozenset[str] | None:
+    """The names of a repository's files; None where the hub does not list them, or the client is offline.
+
+    Raises: ConfigError for a proxy that cannot be used.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    check_reach(repo)
+    try:
+        return frozenset(HfApi().list_repo_files(repo))
+    except (_http_error(), HFValidationError, OfflineModeIsEnabled):
+        return None
+
+
 def check_file(repo: str, file: str) -> None:
     """Raises: as fetch_file, without fetching the file."""
     from huggingface_hub import hf_hub_download
@@ -47,11 +62,9 @@ def check_reach(source: str | Path) -> None:
 @contextmanager
 def _named(repo: str, file: str) -> Iterator[None]:
     """Names repository and file in whatever the hub's client raises."""
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
-    # The client's HTTP library is httpx or httpx2, by its version: the hub's own error derives from that library's.
-    http_error = HfHubHTTPError.__mro__[1]
-    assert issubclass(http_error, Exception)
+    http_error = _http_error()
     check_reach(f"{repo}:{file}")
     what = f"{repo}:{file} could not be fetched from the hub; give the file or folder here instead"
     try:
@@ -60,3 +73,12 @@ def _named(repo: str, file: str) -> Iterator[None]:
         raise CheckpointError(f"{what}: {repo} is neither a folder here nor a hub id like 'owner/name'") from error
     except (http_error, OSError, ValueError) as error:
         raise CheckpointError(f"{what}: {error}") from error
+
+
+def _http_error() -> type[Exception]:
+    """What the client's HTTP library raises: httpx or httpx2, by its version; the hub's own error derives from it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http_error = HfHubHTTPError.__mro__[1]
+    assert issubclass(http_error, Exception)
+    return http_error

@@ -76,6 +76,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
         )
     )
     path = out or folder / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, page)
     return path
 

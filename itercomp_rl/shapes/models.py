@@ -122,7 +122,7 @@ def save_pipeline(
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder)
     for file in folder.glob("*/config.json"):  # diffusers notes where on this disk a part was loaded from
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     pipeline.to(dtype=torch.float32)

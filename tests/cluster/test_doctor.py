@@ -63,3 +63,17 @@ def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (finding,) = doctor._network()
     assert finding.state == "look"
     assert f"{port} (a test)" in finding.found
+
+
+def test_a_home_folder_that_is_not_there_and_a_long_tmpdir_are_things_to_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / "scratch_of_the_job_of_today"
+    long.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
+    monkeypatch.setenv("TMPDIR", str(long))
+    home, temporary = [*doctor._home(), *doctor._temporary()]
+    assert (home.state, temporary.state) == ("look", "look")
+    assert "set HOME" in home.way_out
+    assert str(long) in temporary.found and "at most" in temporary.way_out
+    assert list(long.iterdir()) == []

@@ -1,5 +1,7 @@
 """The command line: help is quick, mistakes end in one line and their own exit code, before anything starts."""
 
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cluster.main import EXIT_CODES, main
+from cluster.main import EXIT_CODES, main, way_out
 from itercomp_rl import errors
 
 
@@ -137,3 +139,37 @@ def test_a_config_mistake_is_told_in_under_two_seconds() -> None:
     assert (
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
     )  # of processor: the machine is shared
+
+
+def test_what_a_terminal_cannot_show_ends_no_command_in_an_error() -> None:
+    code = (
+        "from cluster.main import main; import click\n"
+        "main.add_command(click.Command('x', callback=lambda: click.echo('│ ± 模')))\n"
+        "main(['x'])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        check=False,
+        capture_output=True,
+    )
+    assert (found.returncode, found.stdout) == (0, "? ± ?\n".encode("latin-1")), found.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "reason"),
+    [
+        ("{home}/.ray/auth_token", errno.EROFS, "set HOME to a folder"),
+        ("{home}/.cache/huggingface", errno.EACCES, "set HOME to a folder"),
+        ("{home}/runs/x", errno.EROFS, "mount it for writing"),
+        ("/somewhere/x.png", errno.ENOENT, "make it first"),
+        ("{tmp}/x", errno.EROFS, "set TMPDIR to a folder"),
+    ],
+)
+def test_the_way_out_of_a_systems_error_depends_on_whose_path_it_names(
+    path: str, number: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("TMPDIR", "/scratch/me")
+    error = OSError(number, os.strerror(number), path.format(home="/home/me", tmp="/scratch/me"))
+    assert reason in str(way_out(error))
