@@ -29,7 +29,7 @@ FILES = ("judge.first_round=reward", "judge.later_rounds=reward", "evaluation.ju
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "holds no prompt"), (b" \n\n", "holds no prompt"), (b"a caf\xe9\n", "cannot be read")],
+    [(b"", "holds no prompt"), (b" \n\n", "holds no prompt"), (b"a caf\xe9\n", "is not UTF-8")],
 )
 def test_a_run_on_a_file_without_prompts_is_refused(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_bytes(content)
