@@ -19,7 +19,7 @@ def check_ledger(config: Config, store: Store) -> None:
     planned = [order.id for r in range(plan.rounds) for i in segments for order in plan.draw_orders(r, i)]
     assert store.ids("images") == sorted(planned), "each model x prompt x round has one image group"
     assert store.ids("rankings") == sorted(id_ for r in range(plan.rounds) for id_ in plan.rankings(r))
-    graded = {order.id for model in plan.evaluated() for order in plan.evaluation_orders(model)}
+    graded = {order.id for order in plan.grading_orders(plan.evaluated())}
     assert store.ids("evaluations") == store.ids("grades") == sorted(graded)
     assert {problem.kind for problem in verify(store)} <= {"orphan"}, "a kill in a write leaves no more than an orphan"
     collect(store, grace_s=0, now=1e12)
