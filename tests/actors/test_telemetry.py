@@ -91,50 +91,65 @@ def test_roles_that_share_processes_stand_beside_those_that_do_not() -> None:
 
 
 class Member:
-    """Behaves as RemoteRole does: rolls for a twentieth of a second, and finds no image to rank."""
+    """Behaves as RemoteRole does: rolls for ten seconds of its clock, and finds no image to rank."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
 
     async def call(self, method: str, order: int) -> int:
         if method == "rank":
             raise ValueError("no such image")
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
+        self.clock.now += 10
         return order + 1
 
 
-def pool(kind: str, members: int, gate: Gate) -> PooledRole:
-    pool: Any = WorkerPool({kind: 0}, [{kind: Member()} for _ in range(members)])
-    return PooledRole(pool, kind, 0, gate)
+def pool(kind: str, members: int, gate: Gate, clock: Clock) -> PooledRole:
+    free: Any = WorkerPool({kind: 0}, [{kind: Member(clock)} for _ in range(members)])
+    return PooledRole(free, kind, 0, gate)
 
 
-def test_orders_are_counted_as_long_as_they_take_and_shares_are_reported_to_the_end() -> None:
+def test_orders_are_counted_as_long_as_they_take_and_shares_are_reported_at_the_end() -> None:
     told: list[dict[str, float]] = []
-    one = RoleSize(members=1, devices=1.0, device="cpu")
-    meter = RunMeter({"roller": RoleSize(members=2, devices=1.0, device="cpu"), "judge": one})
+    one, clock = RoleSize(members=1, devices=1.0, device="cpu"), Clock()
+    meter = RunMeter({"roller": RoleSize(members=2, devices=1.0, device="cpu"), "judge": one}, clock=clock)
     gate = Gate(meter)
 
     async def run() -> None:
-        keeper = asyncio.create_task(keep_utilisation(meter, lambda metrics: told.append(dict(metrics)), 0.02))
-        assert await pool("roller", 2, gate).call("roll", 1) == 2
+        keeper = asyncio.create_task(keep_utilisation(meter, lambda metrics: told.append(dict(metrics)), 600.0))
+        assert await pool("roller", 2, gate, clock).call("roll", 1) == 2
         with pytest.raises(ValueError, match="no such image"):
-            await pool("judge", 1, gate).call("rank", 1)
-        before = len(told)
+            await pool("judge", 1, gate, clock).call("rank", 1)
         keeper.cancel()
         await asyncio.wait([keeper])
-        assert len(told) == before + 1
 
     asyncio.run(run())
     assert (meter.busy("roller"), meter.busy("judge")) == (0, 0), "an order that failed is over too"
-    assert len(told) >= 2
-    assert max(metrics["utilisation/roller"] for metrics in told) == pytest.approx(0.5, abs=0.1)  # one of two
-    assert told[-1]["utilisation/judge"] <= 0.1
+    assert told == [{"utilisation/roller": 0.5, "utilisation/judge": 0.0}]  # one of two rolled all the time
+
+
+def test_shares_are_reported_again_and_again() -> None:
+    told: list[dict[str, float]] = []
+
+    async def run() -> None:
+        meter = RunMeter({"roller": GPU})
+        keeper = asyncio.create_task(keep_utilisation(meter, lambda metrics: told.append(dict(metrics)), 0.001))
+        while len(told) < 3:
+            await asyncio.sleep(0.001)
+        keeper.cancel()
+        await asyncio.wait([keeper])
+
+    asyncio.run(run())
+    assert all(metrics == {"utilisation/roller": 0.0} for metrics in told)
 
 
 def test_an_order_that_waits_for_a_member_is_counted_as_waiting() -> None:
     meter = RunMeter({"roller": RoleSize(members=1, devices=1.0, device="cpu")})
 
     async def run() -> None:
-        rollers = pool("roller", 1, Gate(meter))
+        rollers = pool("roller", 1, Gate(meter), Clock())
         orders = [asyncio.create_task(rollers.call("roll", number)) for number in range(3)]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         assert (meter.busy("roller"), meter.waiting("roller")) == (1, 2)
         await asyncio.gather(*orders)
         assert (meter.busy("roller"), meter.waiting("roller")) == (0, 0)
