@@ -133,6 +133,8 @@ def test_the_time_of_every_stage_was_measured(run_folder: Path) -> None:
     assert {"base", "attribute", "spatial", "policy"} <= set(times.draw_image_s)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_control_learns_no_preference_and_takes_over_what_the_run_drew(run_folder: Path) -> None:
     itercomp("run", "tiny", f"run.dir={run_folder.parent}", "--resume", "--control")
     folder = run_folder.with_name("tiny-control")
