@@ -1,4 +1,4 @@
-"""What the driver reports of a run while it goes on: the phase, how busy its roles are, and status.json."""
+"""The driver reports on a run under way: its phase, how busy its roles are, and both in status.json."""
 
 import asyncio
 import json

@@ -222,7 +222,7 @@ def file_weights(
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """As Version.load gives them: in memory, not mapped."""
+    """Tensors in memory, not mapped from the file, as `Version.load` returns them."""
     return safetensors.torch.load(path.read_bytes())
 
 

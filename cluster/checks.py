@@ -1,4 +1,4 @@
-"""What must hold of a run's prompts, models and rank files before any process starts."""
+"""Checks of a run's prompts, models and rank files, made before any process starts."""
 
 import logging
 from collections.abc import Sequence

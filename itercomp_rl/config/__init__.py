@@ -1,1 +1,1 @@
-"""What a run is asked to do: the schema, reading it from YAML, and rules that hold before anything starts."""
+"""The settings of a run: their schema, reading them from YAML, and rules checked before anything starts."""

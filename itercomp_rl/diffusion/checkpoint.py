@@ -1,4 +1,4 @@
-"""What a checkpoint must be, checked from its index and its files' headers before any process loads it.
+"""Checks of a checkpoint, made from its index and its files' headers before any process loads it.
 
 No torch is imported for a policy's checkpoint, so that a bad configuration fails at once.
 """
