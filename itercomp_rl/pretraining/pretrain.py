@@ -4,6 +4,7 @@ Each stage leaves a finished folder and is skipped when that folder is there, so
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,9 @@ from transformers import CLIPTextModel
 from itercomp_rl.files.whole import appearing
 from itercomp_rl.pretraining.conv_trunk import train_conv_trunk
 from itercomp_rl.pretraining.examples import NUM_WAYS, Captions, LatentStream, Wrong, load_latents, pictures
-from itercomp_rl.pretraining.lessons import objects_alone
+from itercomp_rl.pretraining.lessons import Lessons, composition, objects_alone
 from itercomp_rl.pretraining.training import train
-from itercomp_rl.pretraining.trunk import Source, train_trunk
+from itercomp_rl.pretraining.trunk import CaptionTable, Source, train_trunk
 from itercomp_rl.reward.checkpoint import save_reward
 from itercomp_rl.shapes.models import (
     TEXT_WIDTH,
@@ -318,21 +319,9 @@ def make_conv_trunk(task: Pretraining) -> None:
 
     From higher noise it paints the wrong binding under the right caption a third of the time: labels that are wrong.
     """
-    folder = task.out / "conv_trunk"
-    if folder.exists():
-        return
+    sources = (("clean", 0.75, 850), ("base", 0.25, 400))
     recipe = task.recipe
-    model, accuracies = train_conv_trunk(
-        task.work,
-        task.captions.tokenizer,
-        task.text_encoder,
-        [task.source("clean", share=0.75, max_t=850), task.source("base", share=0.25, max_t=400)],
-        num_pictures=recipe.num_conv_pictures,
-        num_steps=recipe.conv_trunk_steps,
-        seed=recipe.seed,
-    )
-    log.info("conv trunk: held-out accuracy %s", {key: round(value, 3) for key, value in accuracies.items()})
-    save_reward(model.half(), folder)
+    _make_conv(task, "conv_trunk", composition, sources, recipe.num_conv_pictures, recipe.conv_trunk_steps)
 
 
 def make_generic_trunk(task: Pretraining) -> None:
@@ -340,20 +329,33 @@ def make_generic_trunk(task: Pretraining) -> None:
 
     What it was never told it must learn from the gallery's pairs.
     """
-    folder = task.out / "generic_trunk"
+    sources = (("attribute", 0.6, 700), ("base", 0.4, 500))
+    recipe = task.recipe
+    _make_conv(task, "generic_trunk", objects_alone, sources, recipe.num_generic_pictures, recipe.generic_trunk_steps)
+
+
+def _make_conv(
+    task: Pretraining,
+    name: str,
+    lessons: Callable[[CaptionTable, np.random.Generator], Lessons],
+    sources: Sequence[tuple[str, float, int]],
+    num_pictures: int,
+    num_steps: int,
+) -> None:
+    """A convolutional trunk in `out`/`name`, unless it is there; sources: (UNet, share of the pictures, highest t)."""
+    folder = task.out / name
     if folder.exists():
         return
-    recipe = task.recipe
     model, accuracies = train_conv_trunk(
         task.work,
         task.captions.tokenizer,
         task.text_encoder,
-        [task.source("attribute", share=0.6, max_t=700), task.source("base", share=0.4, max_t=500)],
-        num_pictures=recipe.num_generic_pictures,
-        num_steps=recipe.generic_trunk_steps,
-        seed=recipe.seed,
-        lessons=objects_alone,
-        name="generic-trunk",
+        [task.source(unet, share=share, max_t=max_t) for unet, share, max_t in sources],
+        num_pictures=num_pictures,
+        num_steps=num_steps,
+        seed=task.recipe.seed,
+        lessons=lessons,
+        name=name.replace("_", "-"),
     )
-    log.info("generic trunk: held-out accuracy %s", {key: round(value, 3) for key, value in accuracies.items()})
+    log.info("%s: held-out accuracy %s", name, {key: round(value, 3) for key, value in accuracies.items()})
     save_reward(model.half(), folder)
