@@ -69,7 +69,7 @@ def test_rollouts_that_are_no_update_old_learn_what_the_run_learned(tmp_path: Pa
     OneProcessRun(config, store).go()
     options = (str(config.run_folder), "--dir", str(tmp_path / "stale"), "--lags", "0", "2", "--points", "1")
     found = measured("staleness", tmp_path / "measures.json", *options)
-    assert len(found) == 2 * 4  # lags, three aspects and their mean
+    assert len(found) == 2 * (len(config.prompts.aspects) + 1)  # of each lag: every aspect, and their mean
     for aspect, tree in aspects_tree(store, Plan(config=config)).items():
         own = tree["paired_gain_by_round"][0]["mean"]
         assert found[f"1 points per rollout, 0 updates old/run/{aspect} gain"] == pytest.approx(own, abs=1e-3)
