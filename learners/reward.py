@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from itercomp_rl.config.schema import ALL, JudgeConfig, RewardLearningConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention
@@ -18,8 +19,10 @@ from itercomp_rl.ranking import people
 from itercomp_rl.ranking.pairs import draw_rows, load_pairs, pair_rules, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.hardening import attacked, bent, patched
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
 from itercomp_rl.reward.published import load_any_reward, score_any_size
+from itercomp_rl.reward.scorer import TextTokens
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.images import ImageReader
@@ -103,9 +106,10 @@ class RewardLearner:
         return train, kept
 
     def advance(self, num_updates: int) -> dict[str, float]:
-        """Gradient updates; returns means of loss (nats) and accuracy over them."""
+        """Gradient updates; returns means over them: loss on pairs and on spoilt pictures (nats), accuracy on pairs."""
         order, model, engine = self._opened()
-        losses, accuracies = [], []
+        hardening = self._settings.hardening
+        losses, accuracies, hard_losses = [], [], []
         for _ in range(num_updates):
             seed = seed_of(self._seed, "reward", order.aspect, order.round, engine.updates)
             rng = np.random.default_rng(seed)
@@ -114,16 +118,27 @@ class RewardLearner:
             micro = self._settings.micro_batch or len(rows)
             for start in range(0, len(rows), micro):
                 part = rows[start : start + micro]
-                winner, loser = self._raw([self._train[i] for i in part], model, engine)
+                images, text = self._seen([self._train[i] for i in part], model)
+                if hardening.weight:
+                    spoilt = self._spoilt(images, text, model, engine, seed_of(seed, "hardening", start))
+                    images, text = torch.cat([images, spoilt]), _repeated(text, 3)
+                else:
+                    text = _repeated(text, 2)
+                winner, loser, *worse = engine.module(model.normalise(images), *text).split(len(part))
                 loss = preference_loss(winner, loser)
-                share = len(part) / len(rows)
-                engine.backward(loss if share == 1 else loss * share)
                 losses.append(loss.item())
                 accuracies.append(float(pair_accuracy(winner.detach(), loser.detach())))
+                if worse:
+                    harder = preference_loss(winner, worse[0])
+                    hard_losses.append(harder.item())
+                    loss = loss + hardening.weight * harder
+                share = len(part) / len(rows)
+                engine.backward(loss if share == 1 else loss * share)
             engine.step()
             if engine.updates % self._settings.checkpoint_every == 0 and engine.updates < self._settings.updates:
                 self.checkpoint()
-        return {"loss": fmean(losses), "accuracy": fmean(accuracies)}
+        found = {"loss": fmean(losses), "accuracy": fmean(accuracies)}
+        return found | ({"hardening_loss": fmean(hard_losses)} if hard_losses else {})
 
     def checkpoint(self) -> None:
         """Keep what was learned, unless a checkpoint of this update is there."""
@@ -207,16 +222,35 @@ class RewardLearner:
             raise WorkerDiedError("a reward learner was restarted and holds no order")
         return self._order, self._model, self._engine
 
-    def _raw(self, pairs: list[PairRef], model: AnyReward, engine: Engine) -> tuple[torch.Tensor, torch.Tensor]:
-        images = self._images.load_each([p.winner for p in pairs] + [p.loser for p in pairs])
-        image = self._preprocessed(images, model)
-        tokens = model.tokenize([pair.prompt.text for pair in pairs])
-        ids, mask = (part.repeat(2, 1) for part in tokens)
-        winner, loser = engine.module(image, ids, mask).chunk(2)
-        return winner, loser
+    def _seen(self, pairs: list[PairRef], model: AnyReward) -> tuple[Tensor, TextTokens]:
+        """Images [2K,3,S,S] as the model fits them, winners first, with training noise; the tokens of K prompts."""
+        images = self._fitted(self._images.load_each([p.winner for p in pairs] + [p.loser for p in pairs]), model)
+        return images, model.tokenize([pair.prompt.text for pair in pairs])
 
-    def _preprocessed(self, images: Sequence[NDArray[np.uint8]], model: AnyReward) -> torch.Tensor:
-        """Noised images as the vision tower takes them; those of one size are brought to it together."""
+    def _spoilt(self, images: Tensor, text: TextTokens, model: AnyReward, engine: Engine, seed: int) -> Tensor:
+        """For each of K pairs a picture [K,3,S,S] that its winner beats, whatever the model says.
+
+        Half of them are either image of the pair, changed by the model's own gradient to please it; of the others every
+        second one is the winner with parts of the loser, the rest is the winner bent.
+        """
+        settings, generator = self._settings.hardening, torch.Generator().manual_seed(seed)
+        winner, loser = images.clamp(0, 1).chunk(2)  # fitting overshoots at edges
+        mixed, crooked = patched(winner[1::4], loser[1::4], generator), bent(winner[3::4], generator)
+        start = winner[::2].where(
+            torch.rand(len(winner[::2]), 1, 1, 1, generator=generator).to(winner) < 0.5, loser[::2]
+        )
+        rms = settings.attack_rms * torch.empty(len(start)).uniform_(0.2, 1, generator=generator)
+
+        def score(images: Tensor) -> Tensor:
+            return engine.module(model.normalise(images), text.input_ids[::2], text.attention_mask[::2])
+
+        spoilt = torch.empty_like(winner)
+        spoilt[::2] = attacked(score, start, rms, settings.attack_steps, generator)
+        spoilt[1::4], spoilt[3::4] = mixed, crooked
+        return spoilt
+
+    def _fitted(self, images: Sequence[NDArray[np.uint8]], model: AnyReward) -> Tensor:
+        """Noised images at the vision tower's size, in 0..1; those of one size are brought to it together."""
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, image in enumerate(images):
             rows_of.setdefault(image.shape, []).append(row)
@@ -226,9 +260,14 @@ class RewardLearner:
             image = pixels.permute(0, 3, 1, 2).float() / 255
             if self._settings.noise:
                 image = (image + self._settings.noise * torch.randn_like(image)).clamp(0, 1)
-            parts.append(model.preprocess(image))
+            parts.append(model.fit(image))
         order = torch.tensor([row for rows in rows_of.values() for row in rows], device=self._device)
         return torch.cat(parts)[order.argsort()]
+
+
+def _repeated(text: TextTokens, times: int) -> TextTokens:
+    """The same prompts once more for every image of a pair, tokens [K,L] -> [times * K,L]."""
+    return TextTokens(*(part.repeat(times, 1) for part in text))
 
 
 def _stem(aspect: str, round_: int) -> str:

@@ -140,6 +140,13 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HardeningConfig:
+    weight: float
+    attack_rms: float
+    attack_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardLearningConfig:
     trunk: str
     rankings_first: str
@@ -148,6 +155,7 @@ class RewardLearningConfig:
     batch: int
     micro_batch: int | None
     noise: float
+    hardening: HardeningConfig
     held_out: float
     min_accuracy: float
     on_bad_reward: str

@@ -22,6 +22,7 @@ from itercomp_rl.pretraining.lessons import NUM_WRONG, Lessons, composition
 from itercomp_rl.pretraining.training import train
 from itercomp_rl.pretraining.trunk import NUM_WAYS, CaptionTable, Source, picture_pool
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
+from itercomp_rl.reward.hardening import attacked, bent, patched
 from itercomp_rl.reward.preference import preference_loss
 from itercomp_rl.shapes.models import MAX_TOKENS
 from itercomp_rl.shapes.render import PALETTE, SIZE, Placement, place, render
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 DRAWN = 5
 NUM_SPOILT = 32  # clean and spoilt pairs of renders a step
 ATTACK_STEPS = 4
-ATTACK_SIZE = (1.0, 6.0)  # length of an attack's change to an image, over all its values in 0..1; a smear has about 4
+ATTACK_RMS = (0.018, 0.108)  # root mean square of an attack's change to an image in 0..1; a smear has about 0.07
 ATTACK_RAMP = 300  # training steps over which attacks grow to their size
 
 
@@ -119,35 +120,16 @@ class _Questions:
         text = self.pooled[self._right(rows, generator), torch.randint(NUM_WAYS, (len(rows),), generator=generator)]
         num = len(rows) // 2  # half of them are attacked too, of those a half from the clean picture
         start = torch.cat([clean[: num // 2], spoilt[num // 2 : num]])
-        size = torch.empty(num, 1, 1, 1).uniform_(*ATTACK_SIZE, generator=generator) * min(1.0, step / ATTACK_RAMP)
-        spoilt = torch.cat([attacked(self.model, start, text[:num], size, generator), spoilt[num:]])
+        rms = torch.empty(num).uniform_(*ATTACK_RMS, generator=generator) * min(1.0, step / ATTACK_RAMP)
+
+        def score(image: Tensor) -> Tensor:
+            return self.model.score_pooled(self.model.encode_image(self.model.preprocess(image)), text[:num])
+
+        spoilt = torch.cat([attacked(score, start, rms, ATTACK_STEPS, generator), spoilt[num:]])
         images = _seen(torch.cat([clean, spoilt]), generator)
         feature = self.model.encode_image(self.model.preprocess(images))
         better, worse = self.model.score_pooled(feature, torch.cat([text, text])).chunk(2)
         return preference_loss(better, worse)
-
-
-@torch.enable_grad()
-def attacked(model: ConvReward, image: Tensor, text: Tensor, size: Tensor, generator: torch.Generator) -> Tensor:
-    """Images [N,3,S,S] changed so that the model likes them better, by `size` [N,1,1,1] in length or a little less.
-
-    The change is drawn at half the resolution: what a decoder can paint, not single pixels.
-    """
-    side = image.shape[-1] // 2
-    change = torch.randn(len(image), 3, side, side, generator=generator)
-    change = change / change.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * size / 8
-    for _ in range(ATTACK_STEPS):
-        change.requires_grad_(True)
-        feature = model.encode_image(model.preprocess(_changed(image, change)))
-        (gradient,) = torch.autograd.grad(model.score_pooled(feature, text).sum(), change)
-        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-        # Doubled in both directions, a change is twice as long.
-        change = change.detach() + gradient / length * size / (2 * ATTACK_STEPS)
-    return _changed(image, change)
-
-
-def _changed(image: Tensor, change: Tensor) -> Tensor:
-    return (image + F.interpolate(change, image.shape[-1], mode="bilinear", align_corners=False)).clamp(0, 1)
 
 
 @torch.no_grad()
@@ -168,7 +150,7 @@ def clean_and_spoilt(
     layouts = [place(scene, rng) for scene in scenes]
     clean = _pixels(scenes, layouts)
     others = lessons.others(scenes, rng)
-    spoilt = [_mixed(clean, others, layouts, generator), _bent(clean, generator), _smeared(clean, generator)]
+    spoilt = [_mixed(clean, others, layouts, generator), bent(clean, generator), _smeared(clean, generator)]
     way = torch.randint(len(spoilt), (len(scenes),), generator=generator)
     return clean, torch.stack(spoilt)[way, torch.arange(len(scenes))]
 
@@ -180,24 +162,10 @@ def _pixels(scenes: list[Scene], layouts: list[Placement]) -> Tensor:
 def _mixed(
     clean: Tensor, others: list[tuple[Scene, bool]], layouts: list[Placement], generator: torch.Generator
 ) -> Tensor:
-    """With soft-edged patches of another scene in the same layout, or an even haze of it for 3 in 10; or it alone."""
-    num = len(clean)
-    coarse = torch.rand(num, 1, 4, 4, generator=generator)
-    level = 0.3 + 0.4 * torch.rand(num, 1, 1, 1, generator=generator)
-    patches = torch.sigmoid(25 * (F.interpolate(coarse, SIZE, mode="bilinear", align_corners=False) - level))
-    haze = 0.2 + 0.6 * torch.rand(num, 1, 1, 1, generator=generator)
-    share = torch.where(torch.rand(num, 1, 1, 1, generator=generator) < 0.3, haze, patches)
+    """With patches or a haze of another scene in the same layout, or that scene alone."""
+    other = _pixels([scene for scene, _ in others], layouts)
     is_whole = torch.tensor([whole for _, whole in others]).view(-1, 1, 1, 1)
-    return torch.lerp(clean, _pixels([scene for scene, _ in others], layouts), torch.where(is_whole, 1.0, share))
-
-
-def _bent(clean: Tensor, generator: torch.Generator) -> Tensor:
-    """With every pixel taken from up to some pixels away, neighbours from nearly the same direction."""
-    num = len(clean)
-    pull = (0.6 + 1.8 * torch.rand(num, 1, 1, 1, generator=generator)) * torch.randn(num, 2, 6, 6, generator=generator)
-    pull = F.interpolate(pull, SIZE, mode="bicubic", align_corners=True).permute(0, 2, 3, 1) * 2 / SIZE
-    straight = F.affine_grid(torch.eye(2, 3).expand(num, 2, 3), list(clean.shape), align_corners=False)
-    return F.grid_sample(clean, straight + pull, padding_mode="border", align_corners=False)
+    return other.where(is_whole, patched(clean, other, generator))
 
 
 def _smeared(clean: Tensor, generator: torch.Generator) -> Tensor:

@@ -98,13 +98,20 @@ class Scorer(nn.Module, ABC):
 
     def preprocess(self, image_B3HW: Tensor) -> Tensor:
         """Images of any size in 0..1 -> [B,3,S,S]: shorter side to S (bicubic, antialias), centre crop, normalised."""
+        return self.normalise(self.fit(image_B3HW))
+
+    def fit(self, image_B3HW: Tensor) -> Tensor:
+        """Images of any size in 0..1 -> [B,3,S,S], about in 0..1 still: shorter side to S (bicubic), centre crop."""
         if not image_B3HW.is_floating_point() or image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3:
             raise ValueError(
                 f"image is {image_B3HW.dtype} {list(image_B3HW.shape)}: must be floats in 0..1, shaped [B,3,H,W]"
             )
-        image = _shorter_side_to(self.image_size, image_B3HW)
-        mean, std = (image.new_tensor(c).view(3, 1, 1) for c in (self.image_mean, self.image_std))
-        return (image - mean) / std
+        return _shorter_side_to(self.image_size, image_B3HW)
+
+    def normalise(self, image_B3SS: Tensor) -> Tensor:
+        """Images as `fit` gives them -> as the network takes them."""
+        mean, std = (image_B3SS.new_tensor(c).view(3, 1, 1) for c in (self.image_mean, self.image_std))
+        return (image_B3SS - mean) / std
 
     def score(self, image_B3HW: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Standardised rewards [B], float32, of images in 0..1; differentiable in the image.

@@ -93,11 +93,38 @@ def test_a_reward_model_learns_in_bf16(store: Store) -> None:
     assert np.isfinite(made.advance(2)["loss"])
 
 
-def test_one_image_size_is_preprocessed_in_one_piece(store: Store) -> None:
+def test_images_of_one_size_are_fitted_in_one_piece(store: Store) -> None:
     made = learner(store)
     _, model, _ = made._opened()
     rng = np.random.default_rng(1)
     small, large = (rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (32, 64))
-    mixed = made._preprocessed([large, small, large], model)
-    assert torch.equal(mixed[1], made._preprocessed([small], model)[0])
+    mixed = made._fitted([large, small, large], model)
+    assert torch.equal(mixed[1], made._fitted([small], model)[0])
     assert torch.equal(mixed[0], mixed[2])
+
+
+def test_a_hardened_model_likes_no_picture_better_that_its_own_gradient_changed(store: Store) -> None:
+    """Of pictures changed to please each model, the hardened one ranks more below the pair's winner."""
+    beaten = {}
+    for weight in (0, 1):
+        made = learner(store, "reward.batch=16", "reward.fix_rate=0", f"reward.hardening.weight={weight}")
+        found = made.advance(40)
+        assert ("hardening_loss" in found) == bool(weight)
+        _, model, engine = made._opened()
+        pairs = made._train
+        images, text = made._seen(pairs, model)
+        spoilt = made._spoilt(images, text, model, engine, seed=7)
+        with torch.no_grad():
+            winner, worse = (model(model.normalise(part), *text) for part in (images[: len(pairs)], spoilt))
+        beaten[weight] = float((winner > worse).float().mean())
+    assert beaten[1] > beaten[0] + 0.1
+
+
+def test_hardening_draws_the_same_pictures_however_often_it_is_asked(store: Store) -> None:
+    made = learner(store, "reward.hardening.weight=1")
+    _, model, engine = made._opened()
+    images, text = made._seen(made._train[:9], model)  # an odd number: no kind has as many as another
+    one, same, other = (made._spoilt(images, text, model, engine, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert (one != other).flatten(1).any(1).all()
+    assert (one != images[:9]).flatten(1).any(1).all()

@@ -37,6 +37,15 @@ def _reward(config: Config) -> None:
         f"must be from 1 to reward.batch ({reward.batch}), or null",
     )
     require(reward.held_out > 0, "reward.held_out", reward.held_out, "must be above 0: accuracy needs pairs unseen")
+    hardening = reward.hardening
+    require(hardening.weight >= 0, "reward.hardening.weight", hardening.weight, "must be 0 (off) or more")
+    require(
+        0 < hardening.attack_rms <= 0.5,
+        "reward.hardening.attack_rms",
+        hardening.attack_rms,
+        "must be above 0 and at most 0.5, of pixels in [0,1]",
+    )
+    require(hardening.attack_steps >= 1, "reward.hardening.attack_steps", hardening.attack_steps, "must be 1 or more")
     begin, segments = reward.rankings_first, math.ceil(config.prompts.gallery / config.gallery.segment)
     require(
         begin == ALL or (begin.isdecimal() and 1 <= int(begin) <= segments),
