@@ -6,21 +6,14 @@ same seed drew and learned just as the next would is copied (itercomp run --reus
 """
 
 import argparse
-import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from ablation_models import MODELS, QUICKSTART
 from gains import gains_of, gains_over
 from measures import measure, write
-
-from cluster.run_folder import load_run
-from itercomp_rl.config.load import load_config
-from itercomp_rl.plan import Plan
-from itercomp_rl.run.reuse import reusable
+from variants import result
 
 _UPDATES = QUICKSTART.run.rounds * QUICKSTART.policy.updates
 _STEPS = QUICKSTART.policy.num_steps
@@ -73,9 +66,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    measures = []
+    measures, models = [], (options.dir / "models").absolute()
+    variants = {variant: settings_of(variant, models) for variant in VARIANTS}
     for variant in options.variants:
-        results = {seed: result(variant, seed, options.dir) for seed in options.seeds}
+        make_models(variants[variant], models)
+        results = {seed: result("quickstart", variants, variant, seed, options.dir) for seed in options.seeds}
         for seed, tree in results.items():
             measures += measures_of(variant, f"seed {seed}", tree)
         over = gains_over([tree["aspects"] for tree in results.values()])
@@ -100,33 +95,12 @@ def _gain(variant: str, name: str, value: float, se: float) -> dict[str, Any]:
     return measure(f"{variant}/{name}", value, "score", aim=aim, better="higher", se=se)
 
 
-def result(variant: str, seed: int, folder: Path) -> dict[str, Any]:
-    """results.json of a variant, run first (or resumed) if it is not there."""
-    name = f"{variant}-{seed}"
-    file = folder / name / "results.json"
-    if not file.exists():
-        settings = settings_of(variant, (folder / "models").absolute())
-        for model, make in MODELS.items():
-            place = folder / "models" / model
-            if not place.exists() and any(str(place.absolute()) in setting for setting in settings):
-                make(place)
-        command = [sys.executable, "-m", "cluster.main", "run", "quickstart", "--resume"]
-        # What makes a policy worse is to be measured, not stopped.
-        own = [f"run.name={name}", f"run.dir={folder}", f"run.seed={seed}", "evaluation.max_drop=null"]
-        subprocess.run([*command, *own, *settings, *reuse_of(seed, settings, folder)], check=True)
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def reuse_of(seed: int, settings: list[str], folder: Path) -> list[str]:
-    """The option to copy from the finished run of that seed which shares most work with these settings."""
-    plan = Plan(config=load_config("quickstart", [f"run.seed={seed}", *settings]))
-    shared: dict[Path, int] = {}
-    for variant in VARIANTS:
-        run = folder / f"{variant}-{seed}"
-        if (run / "results.json").exists() and (run / "config.yaml").exists():
-            shared[run] = len(reusable(Plan(config=load_run(run)[0]), plan))
-    best = max(shared, key=lambda run: shared[run], default=None)
-    return ["--reuse", str(best)] if best and shared[best] else []
+def make_models(settings: list[str], folder: Path) -> None:
+    """Make the models in `folder` that the settings name and that are not there yet."""
+    for model, make in MODELS.items():
+        place = folder / model
+        if not place.exists() and any(str(place) in setting for setting in settings):
+            make(place)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from ablation_models import make_little_data_base, make_random_trunk
-from ablations import VARIANTS, measures_of, reuse_of, settings_of
+from ablations import VARIANTS, measures_of, settings_of
 from gains import gains_over
 from safetensors.torch import load_file
 
-from cluster.run_folder import prepare_folder
 from itercomp_rl.config.load import load_config
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.files.checkpoint_path import checkpoint_path
-from itercomp_rl.store.store import open_store
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -72,18 +70,6 @@ def test_over_runs_the_error_is_that_of_the_spread() -> None:
         "spatial": pytest.approx((0.4, 0.1)),
         "mean": pytest.approx((0.3, 0.1)),
     }
-
-
-def test_a_run_copies_from_the_one_that_shares_most_with_it(tmp_path: Path) -> None:
-    assert reuse_of(0, [], tmp_path) == []
-    for name, overrides in (("flip-10", ["judge.flip=0.1"]), ("late-steps", []), ("full", ["run.seed=1"])):
-        config = load_config("quickstart", [f"run.dir={tmp_path}", f"run.name={name}-0", *overrides])
-        prepare_folder(config, resume=False)
-        open_store(config.store_url, create=True)
-        (config.run_folder / "results.json").write_text("{}")
-    assert reuse_of(0, ["policy.updates=3"], tmp_path) == ["--reuse", str(tmp_path / "late-steps-0")]
-    assert reuse_of(0, ["judge.flip=0.1"], tmp_path) == ["--reuse", str(tmp_path / "flip-10-0")]
-    assert reuse_of(0, ["prompts.gallery=50", "evaluation.seed=5", "evaluation.denoising_images=0"], tmp_path) == []
 
 
 @pytest.mark.slow
