@@ -16,7 +16,7 @@ from itercomp_rl.ranking.records import Judged, load_rankings, prompt_of, rankin
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.published import load_ensemble, score_any_size
 from itercomp_rl.shapes.oracle import off_palette
-from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.image_loader import ImageLoader
 from itercomp_rl.store.kinds import EVALUATIONS, GRADES, RANKINGS, reward_role
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.weights import open_version
@@ -25,10 +25,11 @@ from itercomp_rl.store.weights import open_version
 class Judge:
     """Ranks afresh by the configured judge, or places newcomers by reward models, whichever an order asks for."""
 
-    def __init__(self, store: Store, config: Config, device: torch.device) -> None:
+    def __init__(self, store: Store, config: Config, device: torch.device, images: ImageLoader | None = None) -> None:
+        """images: what reads the gallery's images; None: a loader of this judge's own, which keeps none."""
         self._store, self._config, self._device = store, config, device
         self._aspects = config.prompts.aspects
-        self._images = ImageReader(store)
+        self._images = images or ImageLoader(store)
         self._version: int | None = None  # of the reward models held
         self._ensemble: RewardEnsemble | None = None
         self._judges: dict[str, GroupJudge] = {}
@@ -73,8 +74,9 @@ class Judge:
         if kind not in self._judges:
             self._judges[kind] = open_judge(kind, self._config, self._device)
         found = []
-        for prompt, refs in zip(order.prompts, order.images, strict=True):
-            images = {model: self._images.load([ref])[0] for model, ref in refs.items()}
+        drawn = self._images.stream([list(refs.values()) for refs in order.images])
+        for prompt, refs, pixels in zip(order.prompts, order.images, drawn, strict=True):
+            images = dict(zip(refs, pixels, strict=True))
             judged = self._judges[kind].judge(prompt, images) if images else {}
             found.append({aspect: ranking for aspect, ranking in judged.items() if aspect in self._aspects})
         return found
@@ -92,10 +94,12 @@ class Judge:
             self._version = order.reward_version
         rule: PlacingRule = self._config.judge.rule  # type: ignore[assignment]  # checked with the config
         found = []
-        for (prompt, _, rankings), refs in zip(load_rankings(self._store, earlier), order.images, strict=True):
-            images = [self._images.load([ref])[0] for ref in refs.values()]
+        view = self._ensemble.view if self._ensemble else None
+        asked = [list(refs.values()) if self._ensemble else [] for refs in order.images]
+        entries = zip(load_rankings(self._store, earlier), order.images, self._images.stream(asked, view), strict=True)
+        for (prompt, _, rankings), refs, images in entries:
             texts = [prompt.text] * len(images)
-            scores = score_any_size(self._ensemble, images, texts) if self._ensemble else [{} for _ in images]
+            scores = score_any_size(self._ensemble, images, texts) if self._ensemble else [{} for _ in refs]
             newcomers = [model for model in order.newcomers if model in refs]
             placed = {}
             for aspect, judged in rankings.items():

@@ -6,13 +6,17 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from actors.telemetry import ProcessMeter
 from itercomp_rl.config.schema import Config
 from itercomp_rl.observability.logs import JsonLines, TextLines, log_context, order_facts
 from itercomp_rl.observability.work_times import WorkTimes
+
+if TYPE_CHECKING:
+    from itercomp_rl.store.image_loader import ImageLoader  # it imports torch
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
 WorkerHandle: TypeAlias = Any
@@ -101,7 +105,7 @@ class Worker:
         """A judge."""
         from actors.judge import Judge
 
-        return Judge(self._store, self._config, self._device)
+        return Judge(self._store, self._config, self._device, self._images)
 
     def make_roller(self) -> Any:
         """A roller."""
@@ -116,7 +120,9 @@ class Worker:
 
         config = self._config
         checkpoints = Path(config.run_folder) / "checkpoints"
-        return RewardLearner(self._store, config.reward, config.judge, checkpoints, config.run.seed, self._device)
+        return RewardLearner(
+            self._store, config.reward, config.judge, checkpoints, config.run.seed, self._device, self._images
+        )
 
     def make_policy_learner(self) -> Any:
         """One rank of the policy learner."""
@@ -133,7 +139,17 @@ class Worker:
             config.run.seed,
             self._device,
             load_rolled_prompts(self._store),
+            self._images,
         )
+
+    @cached_property
+    def _images(self) -> "ImageLoader":
+        """What reads images for all roles here."""
+        from itercomp_rl.store.image_cache import open_cache
+        from itercomp_rl.store.image_loader import ImageLoader
+
+        settings = self._config.store
+        return ImageLoader(self._store, open_cache(settings.image_cache_gib), settings.image_memory_mib)
 
 
 MAKERS: dict[str, Callable[[Worker], Any]] = {

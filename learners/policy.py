@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from itercomp_rl.reward.published import load_reported
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.deltas import DeltaPublisher
-from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.image_loader import ImageLoader
 from itercomp_rl.store.kinds import POLICY
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.writers import Writers
@@ -52,12 +53,16 @@ class PolicyLearner:
         seed: int,
         device: torch.device,
         prompts: Sequence[str],
+        images: ImageLoader | None = None,
     ) -> None:
-        """prompts: the texts that rollouts will name; encoded when a round opens, with those of its gallery images."""
+        """prompts: the texts that rollouts will name; encoded when a round opens, with those of its gallery images.
+
+        images: what reads the gallery's images; None: a loader of this learner's own, which keeps none.
+        """
         self._store, self._settings, self._trunk, self._seed, self._device = store, settings, trunk, seed, device
         self._checkpoints, self._prompts = checkpoints, prompts
         self._encoded = EncodedPrompts()  # outlives rounds: later ones load no text encoders
-        self._images = ImageReader(store)
+        self._images = images or ImageLoader(store)
         self._joined: Group | None = None
         self._task: _Task | None = None
 
@@ -245,9 +250,8 @@ class PolicyLearner:
         """The pre-training loss on gallery images."""
         rows = torch.randint(len(task.gallery), (size,), generator=generator).tolist()
         chosen = [task.gallery[i] for i in rows]
-        images = [torch.from_numpy(image) for image in self._images.load_each([ref for _, ref in chosen])]
-        fitted = [task.policy.fit(image.to(self._device).permute(2, 0, 1)[None].float() / 255) for image in images]
-        latents = task.policy.encode_images(torch.cat(fitted))
+        pixels = np.stack(self._images.load([ref for _, ref in chosen], task.policy.view))
+        latents = task.policy.encode_images(torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255)
         return task.policy.denoising_loss(
             latents, self._captions([prompt.text for prompt, _ in chosen], generator), generator
         )

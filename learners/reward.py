@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -14,18 +15,18 @@ from torch import Tensor
 from itercomp_rl.config.schema import ALL, JudgeConfig, RewardLearningConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
-from itercomp_rl.items import PairRef, RewardOrder, RewardReport
+from itercomp_rl.items import ImageRef, PairRef, Prompt, RewardOrder, RewardReport
 from itercomp_rl.ranking import people
 from itercomp_rl.ranking.pairs import draw_rows, load_pairs, pair_rules, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.hardening import attacked, bent, patched
 from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
-from itercomp_rl.reward.published import load_any_reward, score_any_size
+from itercomp_rl.reward.published import SCORING_BATCH, load_any_reward, score_any_size
 from itercomp_rl.reward.scorer import TextTokens
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
-from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.image_loader import ImageLoader
 from itercomp_rl.store.kinds import reward_role
 from itercomp_rl.store.store import Store
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -47,10 +48,12 @@ class RewardLearner:
         checkpoints: Path,
         seed: int,
         device: torch.device,
+        images: ImageLoader | None = None,
     ) -> None:
+        """images: what reads the pairs' images; None: a loader of this learner's own, which keeps none."""
         self._store, self._settings, self._judge, self._seed, self._device = store, settings, judge, seed, device
         self._checkpoints = checkpoints
-        self._images = ImageReader(store)
+        self._images = images or ImageLoader(store)
         self._order: RewardOrder | None = None
         self._model: AnyReward | None = None
         self._engine: Engine | None = None
@@ -108,37 +111,49 @@ class RewardLearner:
     def advance(self, num_updates: int) -> dict[str, float]:
         """Gradient updates; returns means over them: loss on pairs and on spoilt pictures (nats), accuracy on pairs."""
         order, model, engine = self._opened()
+        found: list[dict[str, float]] = []
+        seeds = [
+            seed_of(self._seed, "reward", order.aspect, order.round, engine.updates + i) for i in range(num_updates)
+        ]
+        # What the updates learn from is known before the first, so that their images are read ahead.
+        updates = [self._parts(seed) for seed in seeds]
+        asked = (_images_of(part) for parts in updates for part in parts)
+        with closing(self._images.stream(asked, model.view)) as images:
+            for seed, parts in zip(seeds, updates, strict=True):
+                torch.manual_seed(seed)  # dropout
+                for number, part in enumerate(parts):
+                    seen = self._seen(next(images), model)
+                    loss, metrics = self._loss(part, seen, seed_of(seed, "hardening", number))
+                    share = len(part) / sum(map(len, parts))
+                    engine.backward(loss if share == 1 else loss * share)
+                    found.append(metrics)
+                engine.step()
+                if engine.updates % self._settings.checkpoint_every == 0 and engine.updates < self._settings.updates:
+                    self.checkpoint()
+        return {name: fmean(metrics[name] for metrics in found) for name in found[0]}
+
+    def _loss(self, pairs: Sequence[PairRef], images: Tensor, seed: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss of K pairs, and of spoilt pictures where the model is hardened; images [2K,3,S,S], winners first."""
+        _, model, engine = self._opened()
+        text = model.tokenize([pair.prompt.text for pair in pairs])
         hardening = self._settings.hardening
-        losses, accuracies, hard_losses = [], [], []
-        for _ in range(num_updates):
-            seed = seed_of(self._seed, "reward", order.aspect, order.round, engine.updates)
-            rng = np.random.default_rng(seed)
-            torch.manual_seed(seed)  # dropout
-            rows = draw_rows(self._train, self._settings.batch, rng)
-            micro = self._settings.micro_batch or len(rows)
-            for start in range(0, len(rows), micro):
-                part = rows[start : start + micro]
-                images, text = self._seen([self._train[i] for i in part], model)
-                if hardening.weight:
-                    spoilt = self._spoilt(images, text, model, engine, seed_of(seed, "hardening", start))
-                    images, text = torch.cat([images, spoilt]), _repeated(text, 3)
-                else:
-                    text = _repeated(text, 2)
-                winner, loser, *worse = engine.module(model.normalise(images), *text).split(len(part))
-                loss = preference_loss(winner, loser)
-                losses.append(loss.item())
-                accuracies.append(float(pair_accuracy(winner.detach(), loser.detach())))
-                if worse:
-                    harder = preference_loss(winner, worse[0])
-                    hard_losses.append(harder.item())
-                    loss = loss + hardening.weight * harder
-                share = len(part) / len(rows)
-                engine.backward(loss if share == 1 else loss * share)
-            engine.step()
-            if engine.updates % self._settings.checkpoint_every == 0 and engine.updates < self._settings.updates:
-                self.checkpoint()
-        found = {"loss": fmean(losses), "accuracy": fmean(accuracies)}
-        return found | ({"hardening_loss": fmean(hard_losses)} if hard_losses else {})
+        if hardening.weight:
+            images = torch.cat([images, self._spoilt(images, text, model, engine, seed)])
+        raw = engine.module(model.normalise(images), *_repeated(text, len(images) // len(pairs)))
+        winner, loser, *spoilt = raw.split(len(pairs))
+        loss = preference_loss(winner, loser)
+        metrics = {"loss": loss.item(), "accuracy": float(pair_accuracy(winner.detach(), loser.detach()))}
+        if spoilt:
+            harder = preference_loss(winner, spoilt[0])
+            metrics["hardening_loss"] = harder.item()
+            loss = loss + hardening.weight * harder
+        return loss, metrics
+
+    def _parts(self, seed: int) -> list[list[PairRef]]:
+        """The pairs of an update, in as many parts as it takes passes."""
+        rows = draw_rows(self._train, self._settings.batch, np.random.default_rng(seed))
+        micro = self._settings.micro_batch or len(rows)
+        return [[self._train[i] for i in rows[start : start + micro]] for start in range(0, len(rows), micro)]
 
     def checkpoint(self) -> None:
         """Keep what was learned, unless a checkpoint of this update is there."""
@@ -170,12 +185,7 @@ class RewardLearner:
         with engine.ema_swapped():
             model.eval()
             refs = list(dict.fromkeys((p.prompt, ref) for p in self._held_out for ref in (p.winner, p.loser)))
-            found = score_any_size(
-                RewardEnsemble({order.aspect: model}),
-                self._images.load_each([ref for _, ref in refs]),
-                [prompt.text for prompt, _ in refs],
-            )
-            scores = np.array([score[order.aspect] for score in found], np.float32)
+            scores = np.array(self._scores(order.aspect, model, refs), np.float32)
             raw = dict(zip(refs, scores * float(model.reward_std) + float(model.reward_mean), strict=True))
             winner = torch.tensor([raw[p.prompt, p.winner] for p in self._held_out])
             loser = torch.tensor([raw[p.prompt, p.loser] for p in self._held_out])
@@ -198,6 +208,17 @@ class RewardLearner:
             }
             weights.publish(self._store, role, version, model.state_dict(), attrs)
         return report
+
+    def _scores(self, aspect: str, model: AnyReward, refs: Sequence[tuple[Prompt, ImageRef]]) -> list[float]:
+        """Standardised rewards of images under their prompts; a few batches of them are in memory at a time."""
+        ensemble = RewardEnsemble({aspect: model})
+        batches = [refs[start : start + SCORING_BATCH] for start in range(0, len(refs), SCORING_BATCH)]
+        images = self._images.stream(([ref for _, ref in batch] for batch in batches), model.view)
+        return [
+            score[aspect]
+            for batch, pixels in zip(batches, images, strict=True)
+            for score in score_any_size(ensemble, pixels, [prompt.text for prompt, _ in batch])
+        ]
 
     def _calibrate(self, model: AnyReward, aspect: str, raw: torch.Tensor) -> None:
         """Mean and standard deviation from raw rewards [N]; a model without spread keeps its standard deviation.
@@ -222,11 +243,6 @@ class RewardLearner:
             raise WorkerDiedError("a reward learner was restarted and holds no order")
         return self._order, self._model, self._engine
 
-    def _seen(self, pairs: list[PairRef], model: AnyReward) -> tuple[Tensor, TextTokens]:
-        """Images [2K,3,S,S] as the model fits them, winners first, with training noise; the tokens of K prompts."""
-        images = self._fitted(self._images.load_each([p.winner for p in pairs] + [p.loser for p in pairs]), model)
-        return images, model.tokenize([pair.prompt.text for pair in pairs])
-
     def _spoilt(self, images: Tensor, text: TextTokens, model: AnyReward, engine: Engine, seed: int) -> Tensor:
         """For each of K pairs a picture [K,3,S,S] that its winner beats, whatever the model says.
 
@@ -234,11 +250,10 @@ class RewardLearner:
         second one is the winner with parts of the loser, the rest is the winner bent.
         """
         settings, generator = self._settings.hardening, torch.Generator().manual_seed(seed)
-        winner, loser = images.clamp(0, 1).chunk(2)  # fitting overshoots at edges
+        winner, loser = images.chunk(2)
         mixed, crooked = patched(winner[1::4], loser[1::4], generator), bent(winner[3::4], generator)
-        start = winner[::2].where(
-            torch.rand(len(winner[::2]), 1, 1, 1, generator=generator).to(winner) < 0.5, loser[::2]
-        )
+        is_winner = torch.rand(len(winner[::2]), 1, 1, 1, generator=generator) < 0.5
+        start = winner[::2].where(is_winner.to(winner.device), loser[::2])
         rms = settings.attack_rms * torch.empty(len(start)).uniform_(0.2, 1, generator=generator)
 
         def score(images: Tensor) -> Tensor:
@@ -249,20 +264,18 @@ class RewardLearner:
         spoilt[1::4], spoilt[3::4] = mixed, crooked
         return spoilt
 
-    def _fitted(self, images: Sequence[NDArray[np.uint8]], model: AnyReward) -> Tensor:
-        """Noised images at the vision tower's size, in 0..1; those of one size are brought to it together."""
-        rows_of: dict[tuple[int, ...], list[int]] = {}
-        for row, image in enumerate(images):
-            rows_of.setdefault(image.shape, []).append(row)
-        parts = []
-        for rows in rows_of.values():
-            pixels = torch.from_numpy(np.stack([images[row] for row in rows])).to(self._device)
-            image = pixels.permute(0, 3, 1, 2).float() / 255
-            if self._settings.noise:
-                image = (image + self._settings.noise * torch.randn_like(image)).clamp(0, 1)
-            parts.append(model.fit(image))
-        order = torch.tensor([row for rows in rows_of.values() for row in rows], device=self._device)
-        return torch.cat(parts)[order.argsort()]
+    def _seen(self, images: Sequence[NDArray[np.uint8]], model: AnyReward) -> Tensor:
+        """Images of the model's view with training noise, in 0..1."""
+        pixels = torch.from_numpy(np.stack(images)).to(self._device)
+        image = model.fit(pixels.permute(0, 3, 1, 2).float() / 255)
+        if self._settings.noise:
+            image = (image + self._settings.noise * torch.randn_like(image)).clamp(0, 1)
+        return image
+
+
+def _images_of(pairs: Sequence[PairRef]) -> list[ImageRef]:
+    """The winners, then the losers."""
+    return [pair.winner for pair in pairs] + [pair.loser for pair in pairs]
 
 
 def _repeated(text: TextTokens, times: int) -> TextTokens:

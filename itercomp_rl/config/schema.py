@@ -25,6 +25,8 @@ class RunConfig:
 class StoreConfig:
     url: str | None
     durable: bool
+    image_cache_gib: float
+    image_memory_mib: float
 
 
 @dataclass(frozen=True, kw_only=True)

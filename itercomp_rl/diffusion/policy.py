@@ -22,6 +22,7 @@ from itercomp_rl.diffusion.denoise import (
     standard_noise,
 )
 from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
+from itercomp_rl.store.image_loader import View
 
 # B images, C latent channels, H W latent height and width (image height and width where it says image), L text tokens
 
@@ -252,14 +253,13 @@ class Policy:
 
     def fit(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] at the policy's own size: scaled to cover it (bicubic, antialias), the middle taken."""
-        height, width = self.size_px
-        if images.shape[-2:] == (height, width):
-            return images
-        scale = max(height / images.shape[-2], width / images.shape[-1])
-        covering = [max(goal, round(side * scale)) for goal, side in zip(self.size_px, images.shape[-2:], strict=True)]
-        images = torch.nn.functional.interpolate(images, covering, mode="bicubic", antialias=True, align_corners=False)
-        top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
-        return images[..., top : top + height, left : left + width].clamp(0, 1)
+        return images if images.shape[-2:] == self.size_px else _covering(images, self.size_px)
+
+    @property
+    def view(self) -> View:
+        """Images as `fit` makes them, as bytes."""
+        size_px = self.size_px  # the view must not hold the policy
+        return View(f"policy-{size_px[0]}x{size_px[1]}", size_px, lambda image: _covering(image, size_px))
 
     @torch.no_grad()
     def encode_images(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -374,6 +374,15 @@ class Policy:
     @property
     def _vae_shift(self) -> float:
         return self.vae.config["shift_factor"] or 0.0
+
+
+def _covering(images: Tensor, size_px: tuple[int, int]) -> Tensor:
+    height, width = size_px
+    scale = max(height / images.shape[-2], width / images.shape[-1])
+    covering = [max(goal, round(side * scale)) for goal, side in zip(size_px, images.shape[-2:], strict=True)]
+    images = torch.nn.functional.interpolate(images, covering, mode="bicubic", antialias=True, align_corners=False)
+    top, left = (covering[0] - height) // 2, (covering[1] - width) // 2
+    return images[..., top : top + height, left : left + width].clamp(0, 1)
 
 
 def as_uint8(images: Tensor) -> np.ndarray:

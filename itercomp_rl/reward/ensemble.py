@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from itercomp_rl.reward.scorer import Scorer, TextTokens
+from itercomp_rl.store.image_loader import View
 
 
 class RewardEnsemble(nn.Module):
@@ -34,6 +35,12 @@ class RewardEnsemble(nn.Module):
         if aspect not in self.models:
             raise ValueError(f"aspect is {aspect!r}: this ensemble holds {list(self.models)}")
         return cast(Scorer, self.models[aspect])
+
+    @property
+    def view(self) -> View | None:
+        """How the models take images; None where they do not all take them in the same way."""
+        views = {model.view.name: model.view for model in map(self.model, self.aspects)}
+        return views.popitem()[1] if len(views) == 1 else None
 
     @property
     def num_shared_blocks(self) -> int:

@@ -15,6 +15,8 @@ from itercomp_rl.store.kinds import reward_role
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.weights import Version, open_version
 
+SCORING_BATCH = 64  # images of one forward pass
+
 
 def load_ensemble(store: Store, trunk: str, versions: Mapping[str, int], device: torch.device) -> RewardEnsemble:
     """The published reward models of some aspects, frozen, in evaluation mode; the trunk gives their architecture."""
@@ -45,7 +47,7 @@ def load_reward_version(trunk: str, version: Version) -> AnyReward:
 
 @torch.no_grad()
 def score_images(
-    ensemble: RewardEnsemble, images: NDArray[np.uint8], prompts: Sequence[str], batch: int = 64
+    ensemble: RewardEnsemble, images: NDArray[np.uint8], prompts: Sequence[str], batch: int = SCORING_BATCH
 ) -> dict[str, NDArray[np.float32]]:
     """Standardised rewards [N] per aspect of images [N, H, W, 3]."""
     device = ensemble.model(ensemble.aspects[0]).reward_mean.device
@@ -60,7 +62,12 @@ def score_images(
 def score_any_size(
     ensemble: RewardEnsemble, images: Sequence[NDArray[np.uint8]], prompts: Sequence[str]
 ) -> list[dict[str, float]]:
-    """Standardised rewards by aspect of each image [H, W, 3]; a gallery's models draw at sizes of their own."""
+    """Standardised rewards by aspect of each image [H, W, 3]; a gallery's models draw at sizes of their own.
+
+    Images are brought to the models' size as bytes, so a score is the same from an image that was kept at that size.
+    """
+    if view := ensemble.view:
+        images = [view(image) for image in images]
     rows_of: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
         rows_of.setdefault(image.shape, []).append(i)

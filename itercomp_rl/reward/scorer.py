@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.store.image_loader import View
 
 
 class TextTokens(NamedTuple):
@@ -106,12 +107,18 @@ class Scorer(nn.Module, ABC):
             raise ValueError(
                 f"image is {image_B3HW.dtype} {list(image_B3HW.shape)}: must be floats in 0..1, shaped [B,3,H,W]"
             )
-        return _shorter_side_to(self.image_size, image_B3HW)
+        return shorter_side_to(self.image_size, image_B3HW)
 
     def normalise(self, image_B3SS: Tensor) -> Tensor:
         """Images as `fit` gives them -> as the network takes them."""
         mean, std = (image_B3SS.new_tensor(c).view(3, 1, 1) for c in (self.image_mean, self.image_std))
         return (image_B3SS - mean) / std
+
+    @property
+    def view(self) -> View:
+        """Images as `fit` gives them, rounded to bytes, as ImageReward itself does."""
+        size = self.image_size
+        return View(f"reward-{size}", (size, size), lambda image: shorter_side_to(size, image))
 
     def score(self, image_B3HW: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Standardised rewards [B], float32, of images in 0..1; differentiable in the image.
@@ -155,7 +162,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast | None, vocab_size: int) 
         raise ConfigError(f"the reward tokenizer has {len(tokenizer)} tokens, text vocab_size is {vocab_size}: too few")
 
 
-def _shorter_side_to(size: int, image_B3HW: Tensor) -> Tensor:
+def shorter_side_to(size: int, image_B3HW: Tensor) -> Tensor:
+    """The middle of images whose shorter side was scaled to `size` (bicubic, antialias): [B,3,S,S]."""
     height, width = image_B3HW.shape[-2:]
     short = min(height, width)
     if short != size:

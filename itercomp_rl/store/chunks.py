@@ -1,6 +1,6 @@
 """Whole arrays to and from the chunks that Zarr lays out, without a copy of the array and with every core hashing.
 
-Zarr reads what is written here and the other way round; rows of an array are read by Zarr itself.
+Zarr reads what is written here and the other way round. Single images are read out of their shard by byte ranges.
 
     array, C order     one run of bytes, little-endian
     chunk              whole rows of it, the last one filled up with zeros, and 4 bytes of crc32c
@@ -9,8 +9,9 @@ Zarr reads what is written here and the other way round; rows of an array are re
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -101,6 +102,67 @@ def _read_shard(backend: Backend, path: str, info: ArrayInfo, size: int) -> np.n
     return images.reshape(-1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """Where each image of an array lies in its one object; small enough to be kept by whoever reads single images."""
+
+    key: str
+    size: int  # bytes of the object
+    image_shape: tuple[int, ...]
+    begins: np.ndarray  # [n] u8: the byte at which each image begins
+
+
+def holds_images(info: ArrayInfo) -> bool:
+    """Whether an array is one shard of images, each with a checksum of its own, and has any."""
+    return _is_sharded(info.metadata) and math.prod(info.shape) > 0
+
+
+def _is_sharded(metadata: dict[str, Any]) -> bool:
+    return metadata["codecs"][0]["name"] == "sharding_indexed"
+
+
+def open_shard(backend: Backend, path: str, info: ArrayInfo) -> Shard:
+    """The index of a shard of images, which are not none. Raises: CorruptRecordError without a way out; StoreError."""
+    num, image_shape = info.shape[0], info.shape[1:]
+    (name,) = _names(info.metadata, 1)
+    key, stored = f"{path}/{name}", math.prod(image_shape) + _CRC_BYTES
+    size = num * (stored + 16) + _CRC_BYTES
+    index, crc = np.empty(num * 16, np.uint8), np.empty(_CRC_BYTES, np.uint8)
+    _fill_ranges(backend, key, size, [(size - index.size - _CRC_BYTES, index), (size - _CRC_BYTES, crc)])
+    places = index.view("<u8").reshape(num, 2)
+    is_sound = (
+        crc.tobytes() == _crc([index]) and (places[:, 1] == stored).all() and (places[:, 0] <= size - stored).all()
+    )
+    if not is_sound:
+        raise CorruptRecordError(f"{key} holds a wrong chunk: its index or the crc32c of that differs")
+    return Shard(key=key, size=size, image_shape=image_shape, begins=places[:, 0].copy())
+
+
+def read_images(backend: Backend, shard: Shard, rows: Sequence[int]) -> np.ndarray:
+    """The images [len(rows), H, W, 3] at some rows, each checked by its crc32c; no other image is read.
+
+    Raises: CorruptRecordError without a way out; StoreError.
+    """
+    images = np.empty((len(rows), math.prod(shard.image_shape)), np.uint8)
+    crcs = np.empty((len(rows), _CRC_BYTES), np.uint8)
+    ranges = []
+    for begin, image, crc in zip(shard.begins[list(rows)].tolist(), images, crcs, strict=True):
+        ranges += [(begin, image), (begin + image.size, crc)]
+    if ranges:
+        _fill_ranges(backend, shard.key, shard.size, ranges)
+    for row, image, crc in zip(rows, images, crcs, strict=True):
+        if crc.tobytes() != _crc([image]):
+            raise CorruptRecordError(f"{shard.key} holds a wrong chunk: the crc32c of image {row} differs")
+    return images.reshape(len(rows), *shard.image_shape)
+
+
+def _fill_ranges(backend: Backend, key: str, size: int, ranges: list[tuple[int, np.ndarray]]) -> None:
+    found = backend.read_ranges(key, size, [(begin, buffer.data) for begin, buffer in ranges])
+    if found != size:
+        state = "is missing" if found is None else f"has {found} bytes"
+        raise CorruptRecordError(f"{key} {state} where its marker says {size} bytes")
+
+
 def _fill(backend: Backend, key: str, buffers: list[np.ndarray]) -> None:
     expected = sum(buffer.nbytes for buffer in buffers)
     found = backend.read_into(key, [buffer.data for buffer in buffers])
@@ -130,10 +192,6 @@ def _shard(octets: np.ndarray, metadata: dict[str, Any]) -> Iterable[list[Any]]:
 def _chunk_bytes(metadata: dict[str, Any]) -> int:
     shape = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     return math.prod(shape) * np.dtype(metadata["data_type"]).itemsize
-
-
-def _is_sharded(metadata: dict[str, Any]) -> bool:
-    return metadata["codecs"][0]["name"] == "sharding_indexed"
 
 
 def _names(metadata: dict[str, Any], num: int) -> list[str]:

@@ -4,19 +4,18 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.storage import ObjectStore, StorePath
 
 from itercomp_rl.errors import CorruptRecordError, MissingRecordError, StoreError
 from itercomp_rl.store import chunks
-from itercomp_rl.store.backend import Backend, connect, explaining
+from itercomp_rl.store.backend import Backend, connect
+from itercomp_rl.store.chunks import Shard
 from itercomp_rl.store.layout import (
     ATTEMPT_LIFETIME_S,
     HEADER,
@@ -223,12 +222,6 @@ class Store:
         values = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
         return chunks.write_array(self.backend, path, values, array_metadata(values.shape, values.dtype))
 
-    def _zarr(self, path: str, metadata: Any) -> zarr.Array:  # Any: a TypedDict inside zarr
-        # Metadata comes from the caller, not from zarr.json: no look-ups of parents, and nothing unchecked is believed.
-        # Without write_empty_chunks an all-black image would leave no chunk, like a lost one.
-        place = StorePath(ObjectStore(self.backend.objects), path)
-        return zarr.Array(zarr.AsyncArray(metadata=metadata, store_path=place, config={"write_empty_chunks": True}))
-
     def find(self, place: Place) -> Commit | None:
         """The commit at a place, None if nothing is published there. Raises: CorruptRecordError."""
         data = self._marker(place.marker)
@@ -293,11 +286,15 @@ class Store:
         return Record(attrs=commit.attrs, arrays={name: self.read_array(commit, name) for name in names})
 
     def get_rows(self, kind: str, id: str, array: str, rows: slice) -> np.ndarray:
-        """Some rows (first axis) of one array; reads the chunks they lie in and checks those by their crc32c.
+        """Some rows (first axis) of one array. Of images only these are read, and checked by their crc32c.
 
-        Raises: MissingRecordError; CorruptRecordError if such a chunk is wrong, or any chunk of the array is missing.
+        Raises: MissingRecordError; CorruptRecordError if a byte is wrong or missing, of images if one of these is.
         """
-        return self.read_array(self._existing(record_place(kind, id)), array, rows)
+        commit = self._existing(record_place(kind, id))
+        if not chunks.holds_images(info := self._info(commit, array)):
+            return self.read_array(commit, array)[rows]
+        shard = self.open_shard(commit, array)
+        return self.read_images(commit, shard, range(*rows.indices(info.shape[0])))
 
     def _existing(self, place: Place) -> Commit:
         commit = self.find(place)
@@ -305,21 +302,38 @@ class Store:
             raise MissingRecordError(f"store {self.url} holds no {place.marker}: nothing was published under that name")
         return commit
 
-    def read_array(self, commit: Commit, name: str, rows: slice | None = None) -> np.ndarray:
-        """One array of a commit, or some rows of it. Raises: MissingRecordError, CorruptRecordError."""
+    def read_array(self, commit: Commit, name: str) -> np.ndarray:
+        """One whole array of a commit. Raises: MissingRecordError, CorruptRecordError."""
+        info = self._info(commit, name)
+        with self._naming(commit):
+            return chunks.read_array(self.backend, f"{commit.data}/{name}", info)
+
+    def open_shard(self, commit: Commit, name: str) -> Shard:
+        """Where each image of an array lies, for `read_images`. Raises: MissingRecordError, CorruptRecordError."""
+        info = self._info(commit, name)
+        if not chunks.holds_images(info):
+            raise MissingRecordError(f"{commit.marker} holds no images in its array {name!r} {list(info.shape)}")
+        with self._naming(commit):
+            return chunks.open_shard(self.backend, f"{commit.data}/{name}", info)
+
+    def read_images(self, commit: Commit, shard: Shard, rows: Sequence[int]) -> np.ndarray:
+        """Images [len(rows), H, W, 3] at some rows of an opened shard, new memory. Raises: CorruptRecordError."""
+        with self._naming(commit):
+            return chunks.read_images(self.backend, shard, rows)
+
+    @staticmethod
+    def _info(commit: Commit, name: str) -> ArrayInfo:
         if name not in commit.arrays:
             raise MissingRecordError(f"{commit.marker} holds no array {name!r}, but {sorted(commit.arrays)}")
-        info, path = commit.arrays[name], f"{commit.data}/{name}"
+        return commit.arrays[name]
+
+    @staticmethod
+    @contextmanager
+    def _naming(commit: Commit) -> Iterator[None]:
         try:
-            if rows is None:
-                return chunks.read_array(self.backend, path, info)
-            self.check_objects(path, info)  # Zarr reads a lost chunk as zeros
-            with explaining(self.url, f"read {path}"):
-                return np.asarray(self._zarr(path, info.metadata)[rows])
+            yield
         except CorruptRecordError as error:
             raise CorruptRecordError(f"{commit.marker}: {error}: {WAY_OUT}") from error
-        except ValueError as error:  # Zarr's crc32c codec
-            raise CorruptRecordError(f"{commit.marker}: {path} has a wrong chunk ({error}): {WAY_OUT}") from error
 
     def check_objects(self, path: str, info: ArrayInfo) -> None:
         """Raises: CorruptRecordError if the objects of an array are not as many and as long as they were written."""

@@ -25,6 +25,7 @@ SMALL = {
     "rewards": ("--repeats", "1", "--batch", "1"),
     "store": ("--repeats", "1", "--weights-mib", "4", "--largest", "1000"),
     "refl": ("--updates", "1", "--side", "8"),
+    "real_data": ("--scale", "0.004", "--sides", "32", "64", "--memory-mib", "1", "--updates", "40"),
     "gallery": ("--images", "8", "--repeats", "1", "--steps", "2"),
 }
 

@@ -1,6 +1,7 @@
 """The reward learner on rankings of a real store: images of any size, and gradients that accumulate."""
 
 import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from itercomp_rl.items import ImageRef, Prompt, RankOrder, RewardOrder
 from itercomp_rl.prompts import prompt_id
 from itercomp_rl.ranking.ranking import Ranking
 from itercomp_rl.ranking.records import Judged, rankings_attrs
+from itercomp_rl.reward.scorer import TextTokens
 from itercomp_rl.store import weights
+from itercomp_rl.store.image_cache import ImageCache
+from itercomp_rl.store.image_loader import ImageLoader
 from itercomp_rl.store.store import Store, open_store
-from learners.reward import RewardLearner
+from learners.reward import RewardLearner, _images_of
 
 CPU = torch.device("cpu")
 
@@ -22,11 +26,15 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """40 prompts drawn by two models, one at 32 px and one at 48 x 40; the first is always better."""
-    store = open_store(tmp_path_factory.mktemp("store").as_uri(), create=True)
+    return make_store(tmp_path_factory.mktemp("store"), {"good": (32, 32), "bad": (48, 40)})
+
+
+def make_store(folder: pathlib.Path, shapes: dict[str, tuple[int, int]]) -> Store:
+    store = open_store(folder.as_uri(), create=True)
     rng = np.random.default_rng(0)
     texts = [f"a red circle left of a blue square {i}" for i in range(40)]
     prompts = tuple(Prompt(id=prompt_id(text), text=text) for text in texts)
-    for model, shape in (("good", (32, 32)), ("bad", (48, 40))):
+    for model, shape in shapes.items():
         images = rng.integers(0, 256, (40, *shape, 3), dtype=np.uint8)
         if model == "good":
             images //= 4  # darker: there is something to learn
@@ -55,11 +63,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 NO_CHECKPOINTS = pathlib.Path("/nonexistent")  # so few updates make none
 
 
-def learner(store: Store, *overrides: str) -> RewardLearner:
+def learner(store: Store, *overrides: str, images: ImageLoader | None = None) -> RewardLearner:
     config: Config = load_config("tiny", ["reward.noise=0", "reward.engine.grad_clip=1e9", *overrides])
-    made = RewardLearner(store, config.reward, config.judge, NO_CHECKPOINTS, config.run.seed, CPU)
+    made = RewardLearner(store, config.reward, config.judge, NO_CHECKPOINTS, config.run.seed, CPU, images)
     made.open(RewardOrder(aspect="attribute", round=0, version=0, start_version=None, rankings=("r000-00000",)))
     return made
+
+
+def test_publishing_takes_no_more_memory_however_large_the_held_out_images_are(tmp_path: pathlib.Path) -> None:
+    store, mib = make_store(tmp_path, {"good": (512, 512), "bad": (512, 512)}), 2**20  # 60 MiB of pixels
+    made = learner(store, "reward.batch=8", "reward.held_out=0.6", images=ImageLoader(store, memory_mib=8))
+    held_out = len({ref for pair in made._held_out for ref in (pair.winner, pair.loser)})
+    assert held_out * 512 * 512 * 3 > 3 * 8 * mib
+    learned = sum(tensor.nbytes for tensor in made._opened()[1].state_dict().values())
+    tracemalloc.start()
+    try:
+        made.publish()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * mib + 2 * learned + mib  # what is read ahead, the weights on their way, and all else
 
 
 def test_images_of_two_sizes_teach_one_model_and_are_measured(store: Store) -> None:
@@ -93,14 +116,39 @@ def test_a_reward_model_learns_in_bf16(store: Store) -> None:
     assert np.isfinite(made.advance(2)["loss"])
 
 
-def test_images_of_one_size_are_fitted_in_one_piece(store: Store) -> None:
+def test_an_image_is_seen_alike_in_any_batch_and_within_a_level_of_what_the_policy_is_scored_by(store: Store) -> None:
     made = learner(store)
     _, model, _ = made._opened()
     rng = np.random.default_rng(1)
     small, large = (rng.integers(0, 256, (size, size, 3), dtype=np.uint8) for size in (32, 64))
-    mixed = made._fitted([large, small, large], model)
-    assert torch.equal(mixed[1], made._fitted([small], model)[0])
+    mixed = model.normalise(made._seen([model.view(image) for image in (large, small, large)], model))
+    assert torch.equal(mixed[1], model.normalise(made._seen([small], model))[0])
     assert torch.equal(mixed[0], mixed[2])
+    exact = model.preprocess(torch.from_numpy(large).permute(2, 0, 1)[None].float() / 255)[0]
+    inside = (exact > model.preprocess(torch.zeros(1, 3, 32, 32))) & (
+        exact < model.preprocess(torch.ones(1, 3, 32, 32))
+    )
+    level = 0.5001 / 255 / min(model.image_std)
+    assert float((mixed[0] - exact)[inside[0]].abs().max()) <= level
+
+
+def test_what_is_kept_on_the_node_changes_nothing_that_is_learned(store: Store, tmp_path: pathlib.Path) -> None:
+    found = []
+    for cache in (None, ImageCache(tmp_path, 2**26), ImageCache(tmp_path, 2**26), ImageCache(tmp_path / "full", 1)):
+        made = learner(store, "reward.batch=8", "reward.noise=0.1", images=ImageLoader(store, cache))
+        made.advance(3)
+        found.append({name: tensor.clone() for name, tensor in made._opened()[2].weights(ema=False).items()})
+    assert all(torch.equal(other[name], tensor) for other in found[1:] for name, tensor in found[0].items())
+
+
+def spoilt_of(made: RewardLearner, num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, TextTokens]:
+    """The winners of the first `num` pairs, what hardening makes of these pairs, and the prompts' tokens."""
+    _, model, engine = made._opened()
+    pairs = made._train[:num]
+    (images,) = made._images.stream([_images_of(pairs)], model.view)
+    seen = made._seen(images, model)
+    text = model.tokenize([pair.prompt.text for pair in pairs])
+    return seen[: len(pairs)], made._spoilt(seen, text, model, engine, seed), text
 
 
 def test_a_hardened_model_likes_no_picture_better_that_its_own_gradient_changed(store: Store) -> None:
@@ -110,21 +158,18 @@ def test_a_hardened_model_likes_no_picture_better_that_its_own_gradient_changed(
         made = learner(store, "reward.batch=16", "reward.fix_rate=0", f"reward.hardening.weight={weight}")
         found = made.advance(40)
         assert ("hardening_loss" in found) == bool(weight)
-        _, model, engine = made._opened()
-        pairs = made._train
-        images, text = made._seen(pairs, model)
-        spoilt = made._spoilt(images, text, model, engine, seed=7)
+        winner, spoilt, text = spoilt_of(made, 32, seed=7)
+        _, model, _ = made._opened()
         with torch.no_grad():
-            winner, worse = (model(model.normalise(part), *text) for part in (images[: len(pairs)], spoilt))
-        beaten[weight] = float((winner > worse).float().mean())
+            better, worse = (model(model.normalise(part), *text) for part in (winner, spoilt))
+        beaten[weight] = float((better > worse).float().mean())
     assert beaten[1] > beaten[0] + 0.1
 
 
 def test_hardening_draws_the_same_pictures_however_often_it_is_asked(store: Store) -> None:
     made = learner(store, "reward.hardening.weight=1")
-    _, model, engine = made._opened()
-    images, text = made._seen(made._train[:9], model)  # an odd number: no kind has as many as another
-    one, same, other = (made._spoilt(images, text, model, engine, seed=seed) for seed in (1, 1, 2))
+    # An odd number: no kind of picture has as many as another.
+    (winner, one, _), (_, same, _), (_, other, _) = (spoilt_of(made, 9, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert (one != other).flatten(1).any(1).all()
-    assert (one != images[:9]).flatten(1).any(1).all()
+    assert (one != winner).flatten(1).any(1).all()

@@ -34,6 +34,8 @@ from itercomp_rl.loop.roles import Advance, Team
 from itercomp_rl.loop.rounds import run_rounds
 from itercomp_rl.plan import Plan
 from itercomp_rl.run.ledger import StoreLedger
+from itercomp_rl.store.image_cache import ImageCache
+from itercomp_rl.store.image_loader import ImageLoader
 from itercomp_rl.store.store import Store
 from learners.engine.spec import Group
 from learners.policy import PolicyLearner
@@ -163,17 +165,25 @@ class OneProcessRun:
         checkpoints = config.run_folder / "checkpoints"
         gallery, reward, policy = config.gallery, config.reward, config.policy
         seed_, texts = config.run.seed, self.plan.rolled_prompts
+
+        def images(store: Store) -> ImageLoader:
+            return ImageLoader(store, ImageCache(config.run_folder / "kept images", 2**26))
+
         self.samplers = [Process("sampler", self, lambda s: Sampler(s, gallery, CPU)) for _ in range(samplers)]
-        self.judge = Process("judge", self, lambda s: Judge(s, config, CPU))
+        self.judge = Process("judge", self, lambda s: Judge(s, config, CPU, images(s)))
         self.roller = Process("roller", self, lambda s: Roller(s, policy, CPU, texts))
         self.rewards = {
             aspect: Process(
-                "reward_learner", self, lambda s: RewardLearner(s, reward, config.judge, checkpoints, seed_, CPU)
+                "reward_learner",
+                self,
+                lambda s: RewardLearner(s, reward, config.judge, checkpoints, seed_, CPU, images(s)),
             )
             for aspect in config.prompts.aspects
         }
         self.policy = Process(
-            "policy_learner", self, lambda s: PolicyLearner(s, policy, reward.trunk, checkpoints, seed_, CPU, texts)
+            "policy_learner",
+            self,
+            lambda s: PolicyLearner(s, policy, reward.trunk, checkpoints, seed_, CPU, texts, images(s)),
         )
 
     @property

@@ -56,6 +56,8 @@ def _counts(config: Config) -> None:
     for key, value in counts.items():
         require(value >= 1, key, value, "must be 1 or more")
     for key, value in {
+        "store.image_cache_gib": config.store.image_cache_gib,
+        "store.image_memory_mib": config.store.image_memory_mib,
         "reward.updates": config.reward.updates,
         "policy.max_policy_lag": config.policy.max_policy_lag,
         "policy.pretraining_weight": config.policy.pretraining_weight,
