@@ -1,6 +1,7 @@
 """Step 3 of a prompt's road: a judge ranks the images of each prompt, and grades held-out images of evaluations."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ class Judge:
         self._version: int | None = None  # of the reward models held
         self._ensemble: RewardEnsemble | None = None
         self._judges: dict[str, GroupJudge] = {}
-        self._scorer: ImageScorer | None = None
+        self._scorers: dict[str, ImageScorer] = {}
 
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""
@@ -55,10 +56,8 @@ class Judge:
         rows = [row for row in range(len(prompts)) if row not in aside]
         images = record.arrays["images"][rows]
         kind = self._config.evaluation.judge
-        if self._scorer is None:
-            self._scorer = open_scorer(kind, self._config, self._device)
         grades: list[dict[str, Any]] = [{"prompt": prompt.id, "grades": {}} for prompt in prompts]
-        scored = score_aspects(self._scorer, [prompts[row] for row in rows], list(images), self._aspects)
+        scored = score_aspects(self._scorer(kind), [prompts[row] for row in rows], list(images), self._aspects)
         for row, scores, image in zip(rows, scored, images, strict=True):
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":
@@ -72,14 +71,22 @@ class Judge:
     def _fresh(self, order: RankOrder) -> list[dict[str, Judged]]:
         kind = self._config.judge.first_round if order.round == 0 else self._config.judge.later_rounds
         if kind not in self._judges:
-            self._judges[kind] = open_judge(kind, self._config, self._device)
-        found = []
+            self._judges[kind] = open_judge(kind, self._config, self._scorer)
+        judge, found = self._judges[kind], list[dict[str, Judged]]()
         drawn = self._images.stream([list(refs.values()) for refs in order.images])
-        for prompt, refs, pixels in zip(order.prompts, order.images, drawn, strict=True):
-            images = dict(zip(refs, pixels, strict=True))
-            judged = self._judges[kind].judge(prompt, images) if images else {}
-            found.append({aspect: ranking for aspect, ranking in judged.items() if aspect in self._aspects})
+        with closing(drawn):
+            for start in range(0, len(order.prompts), judge.num_prompts):
+                some = slice(start, start + judge.num_prompts)
+                images = [dict(zip(refs, next(drawn), strict=True)) for refs in order.images[some]]
+                for judged in judge.judge_all(order.prompts[some], images):
+                    found.append({aspect: ranking for aspect, ranking in judged.items() if aspect in self._aspects})
         return found
+
+    def _scorer(self, kind: str) -> ImageScorer:
+        """The scorer of a name, loaded once for ranking and grading."""
+        if kind not in self._scorers:
+            self._scorers[kind] = open_scorer(kind, self._config, self._device, self._store)
+        return self._scorers[kind]
 
     def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Judged]]:
         """The earlier rankings with the newcomers in them.

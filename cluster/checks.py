@@ -1,4 +1,4 @@
-"""Checks of a run's prompts, models and rank files, made before any process starts."""
+"""Checks of a run's prompts, models, judges and rank files, made before any process starts."""
 
 import logging
 from collections.abc import Sequence
@@ -81,6 +81,28 @@ def check_models(config: Config) -> None:
     for key, source in rewards.items():
         check_reward_source(key, source)
         _check_tokenizer(key, source)
+
+
+def check_vlm(plan: Plan, *, is_whole: bool) -> None:
+    """Ask a vision-language judge's endpoint one question, or check the checkpoint that judges will load.
+
+    Args: is_whole: nothing of the run is taken over from another.
+    Raises: ConfigError if the endpoint does not answer, or the run asks more than judge.vlm.max_requests;
+    CheckpointError for a checkpoint that cannot judge.
+    """
+    judge, vlm = plan.config.judge, plan.config.judge.vlm
+    if "vlm" not in (judge.first_round, judge.later_rounds, plan.config.evaluation.judge):
+        return
+    # Imported here: few runs ask such a model, and HTTP clients and transformers take their time.
+    from itercomp_rl.judges.vlm.preflight import check_budget, check_endpoint_answers
+
+    if vlm.url is not None:
+        check_endpoint_answers(vlm)
+    else:
+        from itercomp_rl.judges.vlm.local import check_local_vlm
+
+        check_local_vlm(str(vlm.model))
+    check_budget(plan, is_whole=is_whole)
 
 
 def _check_tokenizer(key: str, source: str) -> None:

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None, seed: int, num: int) -> dict[str, Any]:
     """The `aspects` object of results.json for every published version, drawn and graded anew.
 
-    Nothing is written to the store. Raises: ConfigError for prompts outside the world.
+    Nothing is written to the store, save a vision-language model's answers. Raises: ConfigError for prompts outside the
+    world.
     """
     if file is not None:
         chosen = [(prompt, repeat) for prompt in user_prompts(file, config.prompts) for repeat in range(num)]
@@ -42,7 +43,7 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
     plan = Plan(config=config)
     published = set(weights.versions(store, POLICY))
     models = [model for model in plan.evaluated() if model.version is None or model.version in published]
-    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device())
+    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device(), store)
     grades = {
         model.name: _grades(
             gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)), config.prompts.aspects

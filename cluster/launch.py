@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from cluster.checks import check_models, check_ranks, check_splits
+from cluster.checks import check_models, check_ranks, check_splits, check_vlm
 from cluster.costs import RunCosts
 from cluster.drive import drive
 from cluster.local_paths import settled
@@ -77,6 +77,7 @@ def check(config: Config, reuse: str | None) -> CheckedRun:
     check_models(config)
     check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)
+    check_vlm(plan, is_whole=reuse is None)
     # Imported here, as it imports every model class, and most mistakes are found above.
     from itercomp_rl.forecast.memory import check_memory
 

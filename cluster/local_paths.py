@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.ray_job import has_working_copy
 from itercomp_rl.config.rules.judging import is_rank_file
-from itercomp_rl.config.schema import OWN_POLICY, Config, MemberConfig, PlannerConfig
+from itercomp_rl.config.schema import OWN_POLICY, Config, MemberConfig, PlannerConfig, VlmConfig
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import EMBEDDED
 from itercomp_rl.items import ModelRef
@@ -50,6 +50,7 @@ def settled(config: Config) -> Config:
                 aspect: _model(f"judge.reward_models.{aspect}", model) for aspect, model in judge.reward_models.items()
             },
             t2i_compbench=replace(bench, spacy=_spacy(bench.spacy), **bench_models),
+            vlm=_vlm(judge.vlm),
         ),
         reward=replace(config.reward, trunk=_model("reward.trunk", config.reward.trunk)),
         policy=replace(config.policy, model=_model("policy.model", config.policy.model)),
@@ -71,6 +72,12 @@ def _planner(key: str, planner: PlannerConfig) -> PlannerConfig:
     if planner.kind != "transformers" or not planner.model:  # an endpoint has names of its own
         return planner
     return replace(planner, model=_model(f"{key}.model", planner.model))
+
+
+def _vlm(vlm: VlmConfig) -> VlmConfig:
+    if vlm.url is not None or not vlm.model:  # an endpoint has names of its own
+        return vlm
+    return replace(vlm, model=_model("judge.vlm.model", vlm.model))
 
 
 def _model(key: str, value: str) -> str:

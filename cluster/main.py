@@ -13,6 +13,7 @@ from click.shell_completion import get_completion_class
 from cluster.cli.doctor import doctor
 from cluster.cli.evaluate import evaluate
 from cluster.cli.export import export, push
+from cluster.cli.judge import judge
 from cluster.cli.plan import plan
 from cluster.cli.rank import rank
 from cluster.cli.run import generate, report, run
@@ -126,7 +127,7 @@ def main(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-for command in (run, status, report, generate, evaluate, rank, export, push, plan, doctor, store, shapes):
+for command in (run, status, report, generate, evaluate, judge, rank, export, push, plan, doctor, store, shapes):
     main.add_command(command)
 
 

@@ -49,5 +49,9 @@ class PlannerError(IterCompError):
     """A planner gave no answer: its endpoint is down, slow or refuses, or its model cannot chat."""
 
 
+class JudgeError(IterCompError):
+    """A judge gives no scores: its endpoint is down or refuses, its answers cannot be read, or its budget is spent."""
+
+
 class PlanError(IterCompError):
     """A plan of a picture (regions, boxes, canvas) cannot be drawn as it is."""

@@ -110,6 +110,19 @@ class CompBenchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VlmConfig:
+    model: str | None
+    url: str | None
+    key_env: str | None
+    atoms: str
+    parallel: int
+    timeout_s: float
+    max_retries: int
+    max_tokens: int
+    max_requests: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairWeightsConfig:
     judge: float
     people: float
@@ -125,6 +138,7 @@ class JudgeConfig:
     reward_models: dict[str, str]
     pair_weights: PairWeightsConfig
     t2i_compbench: CompBenchConfig
+    vlm: VlmConfig
 
 
 @dataclass(frozen=True, kw_only=True)

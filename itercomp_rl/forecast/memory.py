@@ -238,14 +238,27 @@ def _judge(config: Config) -> dict[str, int]:
     return {
         "reward models": num * _reward_sizes(config).params * 4,
         "T2I-CompBench's models": _compbench_bytes(config),
+        "vision-language model": _vlm_bytes(config),
     }
+
+
+def _is_asked(config: Config, judge: str) -> bool:
+    """Whether a run's rankings or grades are by the judge of a name."""
+    later = (config.judge.later_rounds,) if config.run.rounds > 1 else ()
+    return judge in (config.judge.first_round, config.evaluation.judge, *later)
+
+
+def _vlm_bytes(config: Config) -> int:
+    """Of a vision-language model that judges load; one behind an endpoint takes nothing here."""
+    vlm = config.judge.vlm
+    is_loaded = _is_asked(config, "vlm") and vlm.url is None
+    return _model_bytes(vlm.model) if is_loaded and vlm.model else 0
 
 
 def _compbench_bytes(config: Config) -> int:
     """Of the models that T2I-CompBench's metrics score this config's aspects with."""
-    judge, settings = config.judge, config.judge.t2i_compbench
-    is_asked = judge.later_rounds == "t2i_compbench" and config.run.rounds > 1
-    if not is_asked and "t2i_compbench" not in (judge.first_round, config.evaluation.judge):
+    settings = config.judge.t2i_compbench
+    if not _is_asked(config, "t2i_compbench"):
         return 0
     models = {
         "attribute": (settings.vqa,),

@@ -1,1 +1,1 @@
-"""Who ranks: the oracle of the embedded world, reward models, files of human ranks."""
+"""Who ranks: the oracle of the embedded world, reward models, vision-language models, files of human ranks."""

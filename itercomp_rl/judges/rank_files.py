@@ -97,8 +97,15 @@ def check_coverage(source: str, ranks: Ranks, prompts: Sequence[Prompt], aspects
 class RankFileJudge:
     """A GroupJudge that repeats what people said; prompts and models that they did not rank make no pairs."""
 
+    num_prompts = 1
+
     def __init__(self, ranks: Ranks, aspects: Sequence[str]) -> None:
         self._ranks, self._aspects = ranks, aspects
+
+    def judge_all(
+        self, prompts: Sequence[Prompt], images: Sequence[Mapping[str, NDArray[np.uint8]]]
+    ) -> list[dict[str, Judged]]:
+        return [self.judge(prompt, own) for prompt, own in zip(prompts, images, strict=True)]
 
     def judge(self, prompt: Prompt, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, Judged]:
         found = {}

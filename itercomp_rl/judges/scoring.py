@@ -43,28 +43,53 @@ def score_aspects(
 
 
 class GroupJudge(Protocol):
-    """Ranks the images of one prompt."""
+    """Ranks the images of each prompt."""
+
+    num_prompts: int  # to be given at a time: one, unless the judge works faster on many
+
+    def judge_all(
+        self, prompts: Sequence[Prompt], images: Sequence[Mapping[str, NDArray[np.uint8]]]
+    ) -> list[dict[str, Judged]]:
+        """Of every prompt one ranking per aspect that it can judge; `images` [H, W, 3] of each prompt, by model."""
+        ...
 
     def judge(self, prompt: Prompt, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, Judged]:
-        """One ranking per aspect that it can judge; `images` [H, W, 3] by model."""
+        """As judge_all, of one prompt."""
         ...
 
 
 class ByScore:
-    """A GroupJudge that ranks by falling score; equal scores are tied."""
+    """A GroupJudge that ranks by falling score; equal scores are tied.
 
-    def __init__(self, scorer: ImageScorer) -> None:
-        self._scorer = scorer
+    An image that has no score on an aspect is left out of that ranking; without two scored images there is none, unless
+    the prompt has a single image.
+    """
+
+    def __init__(self, scorer: ImageScorer, num_prompts: int = 1) -> None:
+        self._scorer, self.num_prompts = scorer, num_prompts
 
     def judge(self, prompt: Prompt, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, Judged]:
-        scores = self._scorer.score([prompt] * len(images), list(images.values()))
-        aspects = [aspect for aspect in prompt.aspects if all(aspect in found for found in scores)]
-        return {
-            aspect: judged_by_score(
-                prompt.id, aspect, {model: found[aspect].value for model, found in zip(images, scores, strict=True)}
-            )
-            for aspect in aspects
-        }
+        return self.judge_all([prompt], [images])[0]
+
+    def judge_all(
+        self, prompts: Sequence[Prompt], images: Sequence[Mapping[str, NDArray[np.uint8]]]
+    ) -> list[dict[str, Judged]]:
+        if not any(images):
+            return [{} for _ in prompts]
+        of_each = [prompt for prompt, own in zip(prompts, images, strict=True) for _ in own]
+        scores = iter(self._scorer.score(of_each, [image for own in images for image in own.values()]))
+        return [
+            _judged(prompt, {model: next(scores) for model in own}) for prompt, own in zip(prompts, images, strict=True)
+        ]
+
+
+def _judged(prompt: Prompt, scores: Mapping[str, Mapping[str, Score]]) -> dict[str, Judged]:
+    found = {}
+    for aspect in prompt.aspects:
+        values = {model: by_aspect[aspect].value for model, by_aspect in scores.items() if aspect in by_aspect}
+        if values and len(values) >= min(2, len(scores)):
+            found[aspect] = judged_by_score(prompt.id, aspect, values)
+    return found
 
 
 def judged_by_score(prompt_id: str, aspect: str, scores: Mapping[str, float]) -> Judged:

@@ -11,6 +11,7 @@ from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects_tree
 from itercomp_rl.files.whole import replacing, write_whole
+from itercomp_rl.judges.vlm.answers import answers_sentence, answers_tree
 from itercomp_rl.plan import Plan
 from itercomp_rl.report.images import write_grid
 from itercomp_rl.report.plans import plan_sentences, plans_tree
@@ -24,6 +25,8 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     tree |= side_effects_tree(store, plan, tree["aspects"])
     if plans := plans_tree(store, plan):
         tree["plans"] = plans
+    if answers := answers_tree(store):
+        tree["vlm_answers"] = answers
     tree |= {
         "held_out_prompts": overlap_of(plan).tree(),
         **{name: facts[name] for name in ("wall_s", "peak_rss_mb", "phases")},
@@ -63,3 +66,5 @@ def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
             console.print(table)
         for sentence in plan_sentences(tree.get("plans", {})):
             console.print(sentence, markup=False)
+        if answers := tree.get("vlm_answers"):
+            console.print(answers_sentence(answers), markup=False)

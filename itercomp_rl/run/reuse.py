@@ -160,6 +160,7 @@ def _judging(config: Config, judge: str) -> Any:
         "oracle": None,
         "reward": (config.judge.reward_models, config.reward.trunk),
         "t2i_compbench": config.judge.t2i_compbench,
+        "vlm": (config.judge.vlm.model, config.judge.vlm.url, config.judge.vlm.atoms),
     }
     members = list(config.gallery.members)  # official rank files count models in this order
     return judge, config.prompts.source, config.prompts.aspects, settings.get(judge, members)

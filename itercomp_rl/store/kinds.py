@@ -10,6 +10,7 @@ GRADES = "grades"  # scores of the held-out images, under the id of their segmen
 LOSSES = "losses"  # denoising losses of a policy on held-out pictures
 PEOPLE = "people"  # what one person said about one prompt on the ranking page
 PLANS = "plans"  # a planner's answer to one prompt
+ANSWERS = "answers"  # a vision-language model's answer to one question about one image
 PROMPTS = "prompts"  # one record with the texts of all prompts of the run
 
 # Roles of weights: `weights/<role>/<version>`.

@@ -47,6 +47,7 @@ MODELS = (
     "judge.t2i_compbench.clip",
     "judge.t2i_compbench.detector",
     "judge.t2i_compbench.depth",
+    "judge.vlm.model",
     "reward.trunk",
 )
 FILES = {  # always local: setting -> what it may be called
@@ -119,6 +120,8 @@ def test_names_that_are_no_paths_stay_though_there_are_such_folders(here: Path) 
     assert settled(settings("gallery.members.base.model", "policy")).gallery.members["base"].model == "policy"
     far = "gallery.planners.far={kind: openai, model: gpt, url: 'http://localhost:8000/v1'}"
     assert settled(load_config("tiny", [far])).gallery.planners["far"].model == "gpt"
+    seer = ["judge.vlm.model=models/own", "judge.vlm.url=http://localhost:8000/v1"]
+    assert settled(load_config("tiny", seer)).judge.vlm.model == "models/own"
     found = settled(settings("judge.t2i_compbench.spacy", "click")).judge.t2i_compbench.spacy
     assert found == "click"  # an installed package, which spaCy takes before a folder
 

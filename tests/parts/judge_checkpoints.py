@@ -19,6 +19,11 @@ from transformers import (
     Owlv2ImageProcessorPil,
     Owlv2Processor,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 WORDS = ("yes", "no", "a", "the", "red", "blue", "circle", "square", "cat", "dog", "left", "right", "of", "and", "on")
@@ -107,6 +112,52 @@ def make_depth(folder: Path, *, seed: int = 0) -> Path:
     )
     images = DPTImageProcessorPil(size={"height": 28, "width": 28}, ensure_multiple_of=14)
     return _saved(folder, DepthAnythingForDepthEstimation(config), images)
+
+
+_CHAT_MARKS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
+)
+_CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_vlm(folder: Path, kind: str = "qwen2_5_vl", *, seed: int = 0) -> Path:
+    """A Qwen2.5-VL or (kind="qwen3_vl") Qwen3-VL: images become 4 to 16 patches; its first token is often yes or no."""
+    torch.manual_seed(seed)
+    words = [*_CHAT_MARKS, "<unk>", "yes", "Yes", "no", "No", "user", "assistant", "?", ".", *WORDS[2:]]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        extra_special_tokens=[_CHAT_MARKS[1], *_CHAT_MARKS[3:]],
+    )
+    tokens.chat_template = _CHAT_TEMPLATE
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    text = _tower() | {"hidden_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 512}
+    text |= {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0, "rope_parameters": rope}
+    text |= {"initializer_range": 0.3}  # enough that the image shows in an answer
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    vision |= {"spatial_merge_size": 2, "initializer_range": 0.3}
+    marks = {"vision_start_token_id": 3, "vision_end_token_id": 4, "image_token_id": 5, "video_token_id": 6}
+    if kind == "qwen2_5_vl":
+        side = 14
+        vision |= {"patch_size": side, "fullatt_block_indexes": [0], "window_size": 56}
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **marks)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    else:
+        side = 16
+        vision |= {"patch_size": side, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        config = Qwen3VLConfig(text_config=text | {"head_dim": 16}, vision_config=vision, **marks)
+        model = Qwen3VLForConditionalGeneration(config)
+    size = {"shortest_edge": (2 * side) ** 2, "longest_edge": (4 * side) ** 2}
+    return _saved(folder, model, tokens, Qwen2VLImageProcessorPil(patch_size=side, size=size))
 
 
 def make_aesthetic_head(file: Path, width: int) -> Path:

@@ -1,15 +1,11 @@
 """Settings of the gallery: its members, the systems that they draw by, their planners."""
 
-import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
+from itercomp_rl.config.rules.endpoint import check_endpoint
 from itercomp_rl.config.rules.model_names import check_model_names
 from itercomp_rl.config.rules.terms import check_side, one_of, require
 from itercomp_rl.config.schema import Config, MemberConfig, PlannerConfig
-from itercomp_rl.errors import ConfigError
-from itercomp_rl.network.proxies import proxy_of
-from itercomp_rl.store.address import secret_part
 
 PLANNED = ("rpg", "omost", "lmd", "instance_diffusion")  # systems that draw by plan
 SYSTEMS = ("text", *PLANNED)  # of gallery members; itercomp_rl/gallery/gallery.py has a class for each
@@ -78,31 +74,6 @@ def _planner(key: str, planner: PlannerConfig) -> None:
         require(bool(planner.model), f"{key}.model", planner.model, f"kind {planner.kind!r} needs one")
         require(planner.max_tokens >= 1, f"{key}.max_tokens", planner.max_tokens, "must be 1 or more")
     if planner.kind == "openai":
-        _check_url(f"{key}.url", planner.url or "")
-        if part := secret_part(planner.url or ""):
-            raise ConfigError(
-                f"{key}.url holds {part}, which would be written to config.yaml and to messages: give the address "
-                f"alone, and the key by the environment variable {key}.key_env"
-            )
-        try:
-            proxy_of(planner.url or "")
-        except ConfigError as error:
-            raise ConfigError(f"{key}.url needs a proxy, and {error}") from error
+        check_endpoint(key, planner.url or "")
         require(planner.timeout_s > 0, f"{key}.timeout_s", planner.timeout_s, "must be above 0")
         require(planner.max_retries >= 0, f"{key}.max_retries", planner.max_retries, "must be 0 or more")
-
-
-def _check_url(key: str, url: str) -> None:
-    """Raises: ConfigError for what httpx could not open, or would open as something else."""
-    import httpx  # here: few configs name an endpoint, and all of them must be checked fast
-
-    try:
-        parts = urlsplit(url)
-        is_address = (
-            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
-        )
-        why = "must be an address such as http://localhost:8000/v1"
-        httpx.URL(url)
-    except (ValueError, httpx.InvalidURL) as error:
-        is_address, why = False, f"must be an address such as http://localhost:8000/v1 ({error})"
-    require(bool(is_address), key, url or None, why)

@@ -4,13 +4,16 @@ import math
 from importlib.util import find_spec
 
 from itercomp_rl.config.rules.terms import one_of, require
+from itercomp_rl.config.rules.vlm import check_vlm
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import ASPECTS
 
-SCORERS = ("oracle", "reward", "t2i_compbench")  # judges by score; itercomp_rl/judges/choice.py opens each
+SCORERS = ("oracle", "reward", "t2i_compbench", "vlm")  # judges by score; itercomp_rl/judges/choice.py opens each
 # Of the judges that cannot score just any aspect.
-SCORED = {"oracle": ("attribute", "spatial", "non_spatial"), "t2i_compbench": ("attribute", "spatial", "non_spatial")}
+SCORED: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("oracle", "t2i_compbench", "vlm"), ("attribute", "spatial", "non_spatial")
+)
 
 
 def require_spacy() -> None:
@@ -43,7 +46,8 @@ def check_judges(config: Config) -> None:
         if files and value == "oracle":
             raise ConfigError(
                 f"{key} is 'oracle' with prompts.source 'files': the oracle reads only the embedded world's prompts; "
-                "set it to reward or t2i_compbench" + (", or give rank files" if key == "judge.first_round" else "")
+                "set it to reward, t2i_compbench or vlm"
+                + (", or give rank files" if key == "judge.first_round" else "")
             )
         known = SCORED.get(value, ())
         if known and (unknown := [aspect for aspect in config.prompts.aspects if aspect not in known]):
@@ -52,6 +56,7 @@ def check_judges(config: Config) -> None:
             )
     if "t2i_compbench" in (judge.first_round, judge.later_rounds, config.evaluation.judge):
         require_spacy()
+    check_vlm(judge.vlm, is_used="vlm" in (judge.first_round, judge.later_rounds, config.evaluation.judge))
     for aspect in judge.reward_models:
         one_of("judge.reward_models", aspect, ASPECTS)
     drop = config.evaluation.max_drop

@@ -1,9 +1,6 @@
 """A language model behind an endpoint of the OpenAI chat protocol; its key comes from the environment alone."""
 
-import asyncio
 import logging
-import os
-import random
 import re
 import threading
 import time
@@ -15,11 +12,10 @@ import httpx
 from itercomp_rl.config.schema import PlannerConfig
 from itercomp_rl.errors import ConfigError, PlannerError
 from itercomp_rl.gallery.planning.answer import CUT_REASONS, cut_off
-from itercomp_rl.network.proxies import proxy_of
+from itercomp_rl.network.endpoint import Endpoint, is_worth_a_retry, retry_wait_s
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 30.0
 ABOUT_THE_PROMPT = (400, 413, 422)  # statuses of a filter or a limit of length: other prompts may do
 NUM_FIRST_REFUSALS = 3  # so many prompts refused for one reason, and none answered, are no chance
 
@@ -86,22 +82,11 @@ class EndpointChat:
         """
         self._settings, self._first_wait_s = settings, first_wait_s
         self._url = f"{str(settings.url).rstrip('/')}/chat/completions"
-        self._proxy = proxy_of(self._url)
+        self._endpoint = Endpoint(self._url, settings.key_env, "a planner's", "that samples")
         self._form = Form()  # the last that was answered
         self._lock = threading.Lock()
         self._refusals: dict[str, str] | None = {}  # prompt -> reason, until the first answer
         self._misconfigured: ConfigError | None = None
-        self._key = os.environ.get(settings.key_env, "").strip() if settings.key_env else ""
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise ConfigError(
-                f"a planner's key_env is {settings.key_env!r}, and that environment variable holds characters that no "
-                "HTTP header takes: set it to the key alone"
-            )
-        if settings.key_env and not self._key:
-            raise ConfigError(
-                f"a planner's key_env is {settings.key_env!r}, and that environment variable is not set here: set it "
-                "on every machine that samples, or set key_env to null for an endpoint without a key"
-            )
 
     def answer(self, instruction: str, prompt: str) -> str:
         """As planners.Chat says.
@@ -110,24 +95,19 @@ class EndpointChat:
         """
         if self._misconfigured:
             raise self._misconfigured
-        reason = ""
+        reason, response = "", None
         for attempt in range(self._settings.max_retries + 1):
             if attempt:
-                time.sleep(self._wait_s(attempt))
-            said, reason = self._try(instruction, prompt)
+                time.sleep(retry_wait_s(attempt, self._first_wait_s, response))
+            said, reason, response = self._try(instruction, prompt)
             if said is not None:
                 return said
         raise PlannerError(
             f"{self._settings.url} gave no answer in {self._settings.max_retries + 1} tries, the last: {reason}"
         )
 
-    def _wait_s(self, attempt: int) -> float:
-        """Twice as long every time, half of it random so that many samplers do not come back at once."""
-        longest = min(LONGEST_WAIT_S, self._first_wait_s * 2 ** (attempt - 1))
-        return longest * (0.5 + 0.5 * random.random())
-
-    def _try(self, instruction: str, prompt: str) -> tuple[str | None, str]:
-        """The answer, or None and why there may be one later.
+    def _try(self, instruction: str, prompt: str) -> tuple[str | None, str, httpx.Response | None]:
+        """The answer, or None, why there may be one later, and the response that says when.
 
         Raises: PlannerError if another try cannot help, PromptRefusedError where the prompt is the likely reason,
         PlanError if the answer was cut off, ConfigError if the request as such is refused.
@@ -136,18 +116,18 @@ class EndpointChat:
         try:
             response = self._response(instruction, prompt)
         except TimeoutError:
-            return None, f"no answer within {settings.timeout_s:g} s"
+            return None, f"no answer within {settings.timeout_s:g} s", None
         except httpx.RequestError as error:
-            return None, self._hidden(f"{type(error).__name__} {error}")
+            return None, self._endpoint.hidden(f"{type(error).__name__} {error}"), None
         except (httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"a planner's url is {settings.url!r}, which cannot be opened: {error}") from error
-        if response.status_code == 429 or response.status_code >= 500:
-            return None, f"status {response.status_code}"
+        if is_worth_a_retry(response.status_code):
+            return None, f"status {response.status_code}", response
         if response.status_code in ABOUT_THE_PROMPT:
             raise self._refusal(prompt, response)
         if response.status_code != 200:
             raise PlannerError(
-                f"{self._url} refused with status {response.status_code}: {self._hidden(response.text[:200])}"
+                f"{self._url} refused with status {response.status_code}: {self._endpoint.hidden(response.text[:200])}"
             )
         self._refusals = None
         try:
@@ -156,21 +136,23 @@ class EndpointChat:
             refusal = choice["message"].get("refusal")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise PlannerError(
-                f"{self._url} did not answer in the OpenAI chat protocol: {self._hidden(response.text[:200])!r}"
+                f"{self._url} did not answer in the OpenAI chat protocol: "
+                f"{self._endpoint.hidden(response.text[:200])!r}"
             ) from error
         if str(reason).lower() in CUT_REASONS:
             raise cut_off(settings.max_tokens)
         if reason == "content_filter" or (refusal and not content):
-            raise PromptRefusedError(f"{self._url} refused the prompt: {self._hidden(str(refusal or reason)[:200])}")
-        return self._text(content), ""
+            raise PromptRefusedError(
+                f"{self._url} refused the prompt: {self._endpoint.hidden(str(refusal or reason)[:200])}"
+            )
+        return self._text(content), "", None
 
     def _response(self, instruction: str, prompt: str) -> httpx.Response:
         """The response to the request, put in another form where a refusal names a field that need not be there."""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         form = self._form
         while True:
             body = form.body(self._settings, instruction, prompt)
-            response = asyncio.run(_post(self._url, body, headers, self._settings.timeout_s, self._proxy))
+            response = self._endpoint.post(body, self._settings.timeout_s)
             other = form.without(response.text) if response.status_code in ABOUT_THE_PROMPT else None
             if other is None:
                 break
@@ -182,7 +164,7 @@ class EndpointChat:
 
     def _refusal(self, prompt: str, response: httpx.Response) -> PlannerError | ConfigError:
         """The error for a refused prompt; for a refused request, if all prompts so far were refused for one reason."""
-        said = self._hidden(response.text[:200])
+        said = self._endpoint.hidden(response.text[:200])
         with self._lock:
             if self._misconfigured:
                 return self._misconfigured
@@ -206,16 +188,3 @@ class EndpointChat:
         if not isinstance(content, str):
             raise PlannerError(f"{self._url} answered with {type(content).__name__} where text was expected")
         return content
-
-    def _hidden(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
-
-
-async def _post(
-    url: str, body: dict[str, Any], headers: dict[str, str], timeout_s: float, proxy: str | None
-) -> httpx.Response:
-    """The whole answer. Raises: TimeoutError after so long in all: httpx's own limits begin anew with every byte."""
-    # A transport of our own: httpx would open every proxy of the environment, also those that do not serve this URL.
-    transport = httpx.AsyncHTTPTransport(proxy=proxy)
-    async with httpx.AsyncClient(transport=transport, timeout=timeout_s) as client, asyncio.timeout(timeout_s):
-        return await client.post(url, json=body, headers=headers)

@@ -23,7 +23,7 @@ from itercomp_rl.forecast.model_sizes import KNOWN, kept_bytes, num_params, size
 from itercomp_rl.reward.checkpoint import load_reward
 from tests.itercomp_rl.gallery.planning.test_planners import make_chat
 from tests.parts.checkpoints import make_flux, make_pixart, make_sd, make_sd3, make_sdxl
-from tests.parts.judge_checkpoints import make_clip, make_vqa
+from tests.parts.judge_checkpoints import make_clip, make_vlm, make_vqa
 
 MAKERS = [make_sd, make_sdxl, make_sd3, make_flux]
 
@@ -186,6 +186,19 @@ def test_the_models_of_t2i_compbench_count_where_it_judges(tmp_path: Path) -> No
     both = sum((folder / "model.safetensors").stat().st_size for folder in (vqa, clip))
     assert need(config, "judge-0", on_gpu=False).parts[part] == both
     assert need(load_config("quickstart", models), "judge-0", on_gpu=False).parts[part] == 0
+
+
+def test_a_vision_language_model_counts_where_judges_load_it(tmp_path: Path) -> None:
+    folder = make_vlm(tmp_path)
+    model, part = f"judge.vlm.model={folder}", "vision-language model"
+
+    def judges(*overrides: str) -> int:
+        return need(load_config("quickstart", [model, *overrides]), "judge-0", on_gpu=False).parts[part]
+
+    size = (folder / "model.safetensors").stat().st_size
+    assert judges("judge.first_round=vlm") == judges("judge.later_rounds=vlm") == judges("evaluation.judge=vlm") == size
+    assert judges("judge.later_rounds=vlm", "run.rounds=1") == judges() == 0
+    assert judges("judge.first_round=vlm", "judge.vlm.url=http://localhost:8000/v1") == 0
 
 
 def test_learners_in_one_process_take_turns() -> None:

@@ -7,16 +7,24 @@ import pytest
 import torch
 
 from itercomp_rl.config.load import load_config
+from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import CheckpointError
 from itercomp_rl.items import ImageRef, Prompt
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.reward import RewardScorer
+from itercomp_rl.judges.scoring import GroupJudge
 from itercomp_rl.store.images import ImageReader
+from itercomp_rl.store.store import open_store
 from tests.parts.judge_checkpoints import make_clip, make_depth, make_detector, make_vqa
 from tests.parts.rank_store import MODELS, make_rank_store
 from tests.parts.spacy_pipeline import spacy_pipeline
 
 CPU = torch.device("cpu")
+STORE = open_store("memory://", create=True)
+
+
+def judge_of(kind: str, config: Config) -> GroupJudge:
+    return open_judge(kind, config, lambda kind: open_scorer(kind, config, CPU, STORE))
 
 
 def images_of(row: int) -> tuple[Prompt, dict[str, np.ndarray]]:
@@ -28,7 +36,7 @@ def images_of(row: int) -> tuple[Prompt, dict[str, np.ndarray]]:
 
 def test_the_oracle_puts_the_image_that_shows_the_prompt_first() -> None:
     prompt, images = images_of(0)
-    found = open_judge("oracle", load_config("tiny"), CPU).judge(prompt, images)
+    found = judge_of("oracle", load_config("tiny")).judge(prompt, images)
     assert set(found) == set(prompt.aspects)
     for judged in found.values():
         assert "one" in judged.ranking.places[0]
@@ -48,14 +56,14 @@ def test_fixed_reward_models_score_images_of_any_size_each_by_itself() -> None:
 def test_each_aspect_may_have_a_reward_model_of_its_own() -> None:
     config = load_config("tiny", ["judge.reward_models.spatial=embedded:none"])
     with pytest.raises(CheckpointError, match="'embedded:none' is not shipped"):
-        open_scorer("reward", config, CPU)
+        open_scorer("reward", config, CPU, STORE)
 
 
 def test_t2i_compbench_ranks_the_aspects_that_a_prompt_is_about(tmp_path: Path) -> None:
     models = {"vqa": make_vqa(tmp_path / "v"), "clip": make_clip(tmp_path / "c"), "depth": make_depth(tmp_path / "d")}
     models |= {"detector": make_detector(tmp_path / "o"), "spacy": spacy_pipeline()}
     config = load_config("tiny", [f"judge.t2i_compbench.{name}={value}" for name, value in models.items()])
-    judge = open_judge("t2i_compbench", config, CPU)
+    judge = judge_of("t2i_compbench", config)
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for name in MODELS}
     for text, aspects in {
