@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from itercomp_rl.config.judging_sources import for_evaluation
 from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
@@ -35,6 +36,7 @@ class Judge:
         self._ensemble: RewardEnsemble | None = None
         self._judges: dict[str, GroupJudge] = {}
         self._scorers: dict[str, ImageScorer] = {}
+        self._evaluator: ImageScorer | None = None
 
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""
@@ -57,7 +59,7 @@ class Judge:
         images = record.arrays["images"][rows]
         kind = self._config.evaluation.judge
         grades: list[dict[str, Any]] = [{"prompt": prompt.id, "grades": {}} for prompt in prompts]
-        scored = score_aspects(self._scorer(kind), [prompts[row] for row in rows], list(images), self._aspects)
+        scored = score_aspects(self._grader(kind), [prompts[row] for row in rows], list(images), self._aspects)
         for row, scores, image in zip(rows, scored, images, strict=True):
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":
@@ -83,10 +85,19 @@ class Judge:
         return found
 
     def _scorer(self, kind: str) -> ImageScorer:
-        """The scorer of a name, loaded once for ranking and grading."""
+        """The scorer of a name that ranks, loaded once; it grades too, unless evaluation names other models."""
         if kind not in self._scorers:
             self._scorers[kind] = open_scorer(kind, self._config, self._device, self._store)
         return self._scorers[kind]
+
+    def _grader(self, kind: str) -> ImageScorer:
+        """The scorer of a name that grades, with evaluation's own models."""
+        config = for_evaluation(self._config)
+        if config == self._config:
+            return self._scorer(kind)
+        if self._evaluator is None:
+            self._evaluator = open_scorer(kind, config, self._device, self._store)
+        return self._evaluator
 
     def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Judged]]:
         """The earlier rankings with the newcomers in them.

@@ -97,6 +97,7 @@ def settings(root: Path, *overrides: str) -> Config:
             "prompts.policy=64",
             "judge.first_round=reward",
             "evaluation.judge=reward",
+            "evaluation.allow_self_grading=true",
             f"policy.model={root}/sdxl",
             f"policy.num_steps={STEPS}",
             "policy.scheduler=ddpm",

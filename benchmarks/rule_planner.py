@@ -10,10 +10,11 @@ from pathlib import Path
 
 from measures import measure, write
 
-from itercomp_rl.evaluation.t2i_compbench.files import BENCHMARK, CATEGORIES, read_prompts
+from itercomp_rl.evaluation.t2i_compbench.files import read_prompts
 from itercomp_rl.evaluation.t2i_compbench.language import Language
 from itercomp_rl.gallery.planning.objects import parse_prompt
 from itercomp_rl.gallery.planning.rule import MAX_OBJECTS
+from itercomp_rl.prompt_sets.compbench import BENCHMARK, CATEGORIES
 
 
 def main() -> None:

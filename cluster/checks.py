@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from itercomp_rl.config.judging_sources import for_evaluation, reward_sources
 from itercomp_rl.config.rules.gallery import PLANNED
 from itercomp_rl.config.rules.judging import is_rank_file
 from itercomp_rl.config.schema import OWN_POLICY, Config
@@ -33,7 +34,7 @@ def check_splits(plan: Plan) -> None:
     A warning counts the held-out prompts that are trained on.
     """
     prompts = plan.config.prompts
-    is_files, gallery = prompts.source == "files", plan.gallery_prompts
+    gallery, sources = plan.gallery_prompts, {"shapes": "prompts.world", "t2i_compbench": "T2I-CompBench"}
     held_out = [prompt for order in plan.evaluation_orders(plan.policy(-1)) for prompt in order.prompts]
     for kind, found, file in (
         ("held-out", held_out, f"prompts.test_file {prompts.test_file!r}"),
@@ -43,7 +44,7 @@ def check_splits(plan: Plan) -> None:
             if not any(aspect in prompt.aspects for prompt in found):
                 raise ConfigError(
                     f"prompts.aspects names {aspect!r}, but none of the {len(found)} {kind} prompts is about it "
-                    f"({file if is_files else 'prompts.world'}): add prompts that are, or take the aspect out"
+                    f"({sources.get(prompts.source, file)}): add prompts that are, or take the aspect out"
                 )
     shared = overlap_of(plan)
     if shared.num_trained_on == shared.num_prompts:
@@ -76,8 +77,12 @@ def check_models(config: Config) -> None:
             )
     check_scheduler(pipeline, config.policy.scheduler)
     rewards = {"reward.trunk": config.reward.trunk}
-    if "reward" in (config.judge.first_round, config.evaluation.judge):
-        rewards |= {f"judge.reward_models.{aspect}": source for aspect, source in config.judge.reward_models.items()}
+    for kind, key, models in (
+        (config.judge.first_round, "judge.reward_models", reward_sources(config)),
+        (config.evaluation.judge, "evaluation.reward_models", reward_sources(for_evaluation(config))),
+    ):
+        if kind == "reward":
+            rewards |= {f"{key}.{aspect}": model for aspect, model in models.items() if model != config.reward.trunk}
     for key, source in rewards.items():
         check_reward_source(key, source)
         _check_tokenizer(key, source)

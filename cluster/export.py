@@ -71,22 +71,26 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
 
 
 def push(folder: Path, repo_id: str, *, private: bool) -> str:
-    """Upload an exported folder to the Hub in one commit; returns its address.
+    """Upload an exported folder, a model or a data set of preferences, to the Hub in one commit; returns its address.
 
     Raises: CheckpointError if the folder is no export, or its adapter's strength depends on the loader; ConfigError for
     a bad repo id, or what the Hub answered.
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder: push what `itercomp export` wrote")
-    check_checkpoint(folder)
-    check_adapter(folder)
+    is_data = any(folder.glob("data/*.parquet"))
+    if not is_data:
+        check_checkpoint(folder)
+        check_adapter(folder)
     if not (folder / "README.md").is_file():
-        raise CheckpointError(f"{folder} has no README.md: push what `itercomp export` wrote, a model needs its card")
+        raise CheckpointError(f"{folder} has no README.md: push what `itercomp export` wrote, with its card")
     check_reach(repo_id)
     api = HfApi()
     try:
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {folder.name}")
+        kind = "dataset" if is_data else "model"
+        url = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind)
+        message = f"Upload {folder.name}"
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, repo_type=kind)
     except HFValidationError as error:
         raise ConfigError(f"{repo_id!r} is no repository of the Hub: give owner/name") from error
     except HfHubHTTPError as error:

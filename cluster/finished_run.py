@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from itercomp_rl.config.judging_sources import for_evaluation
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.overlap import overlap
@@ -43,7 +44,8 @@ def evaluate_run(config: Config, store: Store, *, split: str, file: Path | None,
     plan = Plan(config=config)
     published = set(weights.versions(store, POLICY))
     models = [model for model in plan.evaluated() if model.version is None or model.version in published]
-    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, config, _device(), store)
+    graded = for_evaluation(config)
+    gallery, scorer = _gallery(config, store), open_scorer(config.evaluation.judge, graded, _device(), store)
     grades = {
         model.name: _grades(
             gallery, scorer, draw_evaluations(model, chosen, seed, split, len(chosen)), config.prompts.aspects

@@ -6,11 +6,21 @@ from pathlib import Path
 
 from cluster.ray_job import has_working_copy
 from itercomp_rl.config.rules.judging import is_rank_file
-from itercomp_rl.config.schema import OWN_POLICY, Config, MemberConfig, PlannerConfig, VlmConfig
+from itercomp_rl.config.schema import (
+    OWN_POLICY,
+    Config,
+    EvaluationCompBenchConfig,
+    MemberConfig,
+    PlannerConfig,
+    VlmConfig,
+)
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import EMBEDDED
 from itercomp_rl.items import ModelRef
+from itercomp_rl.prompt_sets.hub_dataset import is_dataset
 from itercomp_rl.store.address import is_url
+
+_BENCH_MODELS = ("vqa", "clip", "detector", "depth")
 
 
 def settled(config: Config) -> Config:
@@ -24,10 +34,7 @@ def settled(config: Config) -> Config:
     """
     gallery, judge, prompts, bench = config.gallery, config.judge, config.prompts, config.judge.t2i_compbench
     members, planners = gallery.members.items(), gallery.planners.items()
-    bench_models = {
-        name: _model(f"judge.t2i_compbench.{name}", getattr(bench, name))
-        for name in ("vqa", "clip", "detector", "depth")
-    }
+    bench_models = _models("judge.t2i_compbench", {name: getattr(bench, name) for name in _BENCH_MODELS})
     return replace(
         config,
         run=replace(config.run, dir=str(_stays("run.dir", config.run.dir))),
@@ -46,14 +53,20 @@ def settled(config: Config) -> Config:
         judge=replace(
             judge,
             first_round=_ranks(judge.first_round),
-            reward_models={
-                aspect: _model(f"judge.reward_models.{aspect}", model) for aspect, model in judge.reward_models.items()
-            },
+            reward_models=_models("judge.reward_models", judge.reward_models),
             t2i_compbench=replace(bench, spacy=_spacy(bench.spacy), **bench_models),
             vlm=_vlm(judge.vlm),
         ),
         reward=replace(config.reward, trunk=_model("reward.trunk", config.reward.trunk)),
         policy=replace(config.policy, model=_model("policy.model", config.policy.model)),
+        evaluation=replace(
+            config.evaluation,
+            reward_models=_models("evaluation.reward_models", config.evaluation.reward_models),
+            t2i_compbench=replace(
+                config.evaluation.t2i_compbench,
+                **_models("evaluation.t2i_compbench", _named(config.evaluation.t2i_compbench)),
+            ),
+        ),
     )
 
 
@@ -80,6 +93,16 @@ def _vlm(vlm: VlmConfig) -> VlmConfig:
     return replace(vlm, model=_model("judge.vlm.model", vlm.model))
 
 
+def _models(key: str, models: dict[str, str]) -> dict[str, str]:
+    """Models by aspect or by name, each placed as `_model` does."""
+    return {name: _model(f"{key}.{name}", model) for name, model in models.items()}
+
+
+def _named(bench: EvaluationCompBenchConfig) -> dict[str, str]:
+    models = {name: getattr(bench, name) for name in _BENCH_MODELS}
+    return {name: model for name, model in models.items() if model is not None}
+
+
 def _model(key: str, value: str) -> str:
     """The place of a model that is a file or folder here, or a hub id or shipped model as it is.
 
@@ -101,7 +124,7 @@ def _spacy(value: str) -> str:
 
 
 def _file(key: str, value: str | None) -> str | None:
-    return value and _here(key, value)
+    return value and (value if is_dataset(value) else _here(key, value))
 
 
 def _ranks(value: str) -> str:

@@ -15,6 +15,7 @@ from cluster.cli.evaluate import evaluate
 from cluster.cli.export import export, push
 from cluster.cli.judge import judge
 from cluster.cli.plan import plan
+from cluster.cli.preferences import preferences
 from cluster.cli.rank import rank
 from cluster.cli.run import generate, report, run
 from cluster.cli.shapes import shapes
@@ -127,7 +128,9 @@ def main(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-for command in (run, status, report, generate, evaluate, judge, rank, export, push, plan, doctor, store, shapes):
+_MAKE = (run, status, report, generate, evaluate, judge, rank)
+_KEEP = (preferences, export, push, plan, doctor, store, shapes)
+for command in (*_MAKE, *_KEEP):
     main.add_command(command)
 
 

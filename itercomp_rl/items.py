@@ -79,7 +79,7 @@ class MeasureOrder:
     prompts: tuple[Prompt, ...]
     seeds: tuple[int, ...]
     source: str
-    images: tuple[ImageRef, ...] = ()  # of source "files": rows of evaluations segments
+    images: tuple[ImageRef, ...] = ()  # of any source but "shapes": rows of evaluations segments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,12 @@ class Plan:
         return self._training[1]
 
     @property
+    def texts(self) -> list[str]:
+        """Every text that is drawn, learned from or held out, each once."""
+        held_out = (prompt for order in self.evaluation_orders(self.policy(-1)) for prompt in order.prompts)
+        return list(dict.fromkeys(p.text for p in (*self.gallery_prompts, *self.policy_prompts, *held_out)))
+
+    @property
     def pretraining_models(self) -> tuple[str, ...] | None:
         """The gallery members whose images the pre-training loss may take; None: all of them."""
         policy = self.config.policy
@@ -269,7 +275,7 @@ class Plan:
 
     def measure_orders(self, model: ModelRef) -> list[MeasureOrder]:
         """What shows how much a policy has forgotten: nothing for a model that is no policy, or where it is off."""
-        evaluation, source = self.config.evaluation, self.config.prompts.source
+        evaluation, where = self.config.evaluation, self.config.prompts
         if not evaluation.denoising_images or model not in self.policies():
             return []
         num = evaluation.denoising_images
@@ -281,8 +287,8 @@ class Plan:
                 model=model,
                 prompts=tuple(prompts),
                 seeds=tuple(seed_of(evaluation.seed, "denoising", i) for i in range(len(prompts))),
-                source=source,
-                images=self._founders_pictures(len(prompts)) if source == "files" else (),
+                source=where.source,
+                images=() if where.is_world else self._founders_pictures(len(prompts)),
             )
         ]
 

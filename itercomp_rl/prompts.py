@@ -1,10 +1,10 @@
-"""Where prompts come from: the embedded world's language, whose splits share no combination, or files."""
+"""Where prompts come from: the embedded world, whose splits share no combination, T2I-CompBench, or files."""
 
 import hashlib
 import logging
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -16,6 +16,8 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.prompt_rows import PromptRow, read_prompt_rows
 from itercomp_rl.files.text import has_lone_surrogate
 from itercomp_rl.items import ASPECTS, Prompt
+from itercomp_rl.prompt_sets import compbench
+from itercomp_rl.prompt_sets.hub_dataset import is_dataset, read_dataset_rows
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.shapes.scenes import World, caption, draw_scenes, parse
 
@@ -55,14 +57,20 @@ def shapes_prompts(world: World, split: str, num: int, seed: int) -> list[Prompt
 
 
 def file_prompts(file: str | Path, aspects: Sequence[str]) -> list[Prompt]:
-    """The prompts of a file, in any form of files.prompt_rows.
+    """The prompts of a file, in any form of files.prompt_rows, or of a data set of the hub ("hf:owner/name").
 
     A prompt that names no aspect is about `aspects`. A repeated text counts once, and is about what any of its rows
     names. Raises: ConfigError that names file, place and way out.
     """
+    rows = read_dataset_rows(str(file)) if is_dataset(str(file)) else read_prompt_rows(Path(file))
+    return _gathered((row.text, _named_aspects(file, row, aspects)) for row in rows)
+
+
+def _gathered(rows: Iterable[tuple[str, Sequence[str]]]) -> list[Prompt]:
+    """One prompt per text, about whatever any of its rows names."""
     named: dict[str, list[str]] = {}
-    for row in read_prompt_rows(Path(file)):
-        named.setdefault(row.text, []).extend(_named_aspects(file, row, aspects))
+    for text, aspects in rows:
+        named.setdefault(text, []).extend(aspects)
     return [Prompt(id=prompt_id(text), text=text, aspects=tuple(dict.fromkeys(own))) for text, own in named.items()]
 
 
@@ -96,6 +104,15 @@ def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], li
         world = world_of(config)
         gallery = shapes_prompts(world, "train", config.gallery, seed_of(seed, "gallery prompts"))
         return gallery, shapes_prompts(world, "train", config.policy, seed_of(seed, "policy prompts"))
+    if config.source == "t2i_compbench":
+        pool = _in_turn(_benchmark_prompts(config, "train"), seed_of(seed, "gallery prompts"))
+        for key, num in (("gallery", config.gallery), ("policy", config.policy)):
+            if num > len(pool):
+                raise ConfigError(
+                    f"prompts.{key} is {num}, but T2I-CompBench has {len(pool)} training prompts about prompts.aspects "
+                    f"({', '.join(config.aspects)}): lower the number, or give files of your own (prompts.source=files)"
+                )
+        return pool[: config.gallery], pool[: config.policy]
     gallery_pool = _pool(config, "train_file")
     gallery = _shuffled(gallery_pool, seed_of(seed, "gallery prompts"))
     policy = gallery
@@ -105,6 +122,29 @@ def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], li
     key = "policy_file" if config.policy_file else "train_file"
     _require_enough("policy", config.policy, key, getattr(config, key), policy)
     return gallery[: config.gallery], policy[: config.policy]
+
+
+def _benchmark_prompts(config: PromptsConfig, split: str) -> list[Prompt]:
+    """T2I-CompBench's prompts of a split that are about one of a run's aspects, with these aspects alone."""
+    rows = compbench.read_split(split)
+    own = ((text, [aspect for aspect in aspects if aspect in config.aspects]) for text, aspects in rows)
+    return _gathered((text, aspects) for text, aspects in own if aspects)
+
+
+def _in_turn(prompts: list[Prompt], seed: int) -> list[Prompt]:
+    """The prompts in a random order in which the kinds take turns, so that any first part has as many of each."""
+    kind_of = _kinds(prompts)
+    by_kind: dict[str, list[Prompt]] = {}
+    for prompt in _shuffled(prompts, seed):
+        by_kind.setdefault(kind_of[prompt.id], []).append(prompt)
+    turns = zip_longest(*(by_kind[kind] for kind in sorted(by_kind)))
+    return [prompt for turn in turns for prompt in turn if prompt is not None]
+
+
+def _kinds(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """By prompt id, the aspect that a prompt counts for: the rarest of its own."""
+    num_of = Counter(aspect for prompt in prompts for aspect in prompt.aspects)
+    return {prompt.id: min(reversed(prompt.aspects), key=num_of.__getitem__) for prompt in prompts}
 
 
 def _pool(config: PromptsConfig, key: str) -> list[Prompt]:
@@ -171,17 +211,23 @@ def held_out_prompts(
         ]
     else:
         if split == "validation":
-            raise ConfigError("prompt files have no validation split: take test, or train, or give a file (--prompts)")
+            raise ConfigError(
+                f"prompts.source {config.source!r} has no validation split: take test, or train, or give a file "
+                "(--prompts)"
+            )
         # What the policy learned by heart is of its own prompts.
         key = "test_file" if split == "test" else "policy_file" if config.policy_file else "train_file"
-        pool = _pool(config, key)
+        pool = _benchmark_prompts(config, split) if config.source == "t2i_compbench" else _pool(config, key)
     if not pool:
-        raise ConfigError(f"there is no prompt in the {split} split of prompts.world: allow more colours or shapes")
+        raise ConfigError(
+            f"there is no prompt in the {split} split of prompts.source {config.source!r}: allow more colours or "
+            "shapes (prompts.world), or other prompts.aspects"
+        )
     order = np.random.default_rng(seed_of(seed, "held out", split)).permutation(len(pool))
     # A prompt counts for the rarest of its aspects. An aspect that every prompt has is then measured by all of them,
     # and of prompts that have it alone a quarter of the number is enough.
     num_of = Counter(aspect for prompt in pool for aspect in prompt.aspects)
-    kind_of = {prompt.id: min(reversed(prompt.aspects), key=num_of.__getitem__) for prompt in pool}
+    kind_of = _kinds(pool)
     kinds = sorted(set(kind_of.values()))
     is_shared = {kind: num_of[kind] == len(pool) and len(kinds) > 1 for kind in kinds}
     wanted = {kind: max(1, num_per_aspect // 4) if is_shared[kind] else num_per_aspect for kind in kinds}

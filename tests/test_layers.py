@@ -24,6 +24,7 @@ FLOORS = (
     "store",
     "config",
     "shapes",
+    "prompt_sets",
     "prompts",
     "plan",
     "ranking",

@@ -122,7 +122,8 @@ def t2i_compbench(
     """T2I-CompBench of any models; KEY=VALUE sets gallery.*, actors.samplers.* and judge.t2i_compbench.* (metrics)."""
     from itercomp_rl.config.load import load_config
     from itercomp_rl.config.rules.judging import require_spacy
-    from itercomp_rl.evaluation.t2i_compbench.files import BENCHMARK, CATEGORIES, parse_shard, pick
+    from itercomp_rl.evaluation.t2i_compbench.files import parse_shard, pick
+    from itercomp_rl.prompt_sets.compbench import BENCHMARK, CATEGORIES
 
     config = load_config("base", list(overrides))
     require_spacy()

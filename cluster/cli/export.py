@@ -40,7 +40,7 @@ def export(
 @click.argument("repo_id")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
 def push(folder: Path, repo_id: str, private: bool) -> None:
-    """Upload FOLDER, written by `export`, to REPO_ID (owner/name) on the Hugging Face Hub."""
+    """Upload FOLDER, written by `export` or `preferences export`, to REPO_ID (owner/name) on the Hugging Face Hub."""
     from cluster.export import push as upload
 
     click.echo(upload(folder, repo_id, private=private))

@@ -46,6 +46,12 @@ class PromptsConfig:
     policy_file: str | None
     test_file: str | None
     aspects: list[str]
+    on_truncation: str = "warn"
+
+    @property
+    def is_world(self) -> bool:
+        """Whether the prompts are of the embedded world's language, which its oracle reads."""
+        return self.source == "shapes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +145,7 @@ class JudgeConfig:
     pair_weights: PairWeightsConfig
     t2i_compbench: CompBenchConfig
     vlm: VlmConfig
+    margins: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +265,21 @@ class ActorsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationCompBenchConfig:
+    mode: str | None = None
+    threshold: float | None = None
+    vqa: str | None = None
+    clip: str | None = None
+    detector: str | None = None
+    depth: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     judge: str
+    reward_models: dict[str, str] = field(default_factory=dict)
+    t2i_compbench: EvaluationCompBenchConfig = field(default_factory=EvaluationCompBenchConfig)
+    allow_self_grading: bool = False
     images_per_aspect: int
     seen_images_per_aspect: int
     denoising_images: int = 0

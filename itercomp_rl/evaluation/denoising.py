@@ -58,5 +58,9 @@ def drawn(store: Store, order: MeasureOrder) -> list[NDArray[np.uint8]]:
     return [segments[ref.segment][ref.row] for ref in order.images]
 
 
-# By prompts.source. No file of prompts comes with pictures: there the gallery's first models stand for the world.
-PICTURES: dict[str, Callable[[Store, MeasureOrder], list[NDArray[np.uint8]]]] = {"shapes": rendered, "files": drawn}
+# By prompts.source. Only the world has pictures of its prompts: elsewhere the gallery's first models draw them.
+PICTURES: dict[str, Callable[[Store, MeasureOrder], list[NDArray[np.uint8]]]] = {
+    "shapes": rendered,
+    "t2i_compbench": drawn,
+    "files": drawn,
+}

@@ -4,6 +4,7 @@
     .json             a list of strings or of {"text": "a red cup", "aspects": ["attribute"]}
     .jsonl, .ndjson   one such string or object a line
     .csv, .tsv        a heading with a column text, and perhaps one aspects: "attribute spatial"
+    .parquet          the same columns; aspects may be lists
 
 `prompt` and `caption` stand for `text` as well, `aspect` for `aspects`; case and other columns do not matter. A row
 that cannot be read is refused with its file, its place and the way out: a prompt is never guessed.
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from itercomp_rl.errors import ConfigError
+from itercomp_rl.files.parquet import read_rows
 from itercomp_rl.files.text import has_lone_surrogate, read_text, split_lines
 
-SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv")
-_TEXT_KEYS, _ASPECT_KEYS = ("text", "prompt", "caption"), ("aspects", "aspect")
+SUFFIXES = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_TABLES = (".csv", ".tsv", ".parquet")  # aspects may be words in one cell
+TEXT_KEYS, ASPECT_KEYS = ("text", "prompt", "caption"), ("aspects", "aspect")
 
 # A line that opens a list or an object, or is a member of a list: '[', '{"prompt": ...', '"a red cup",'.
 _LIKE_JSON = re.compile(r'\s*([\[{]|".*",\s*$)')
@@ -43,7 +46,7 @@ def read_prompt_rows(path: Path) -> list[PromptRow]:
     Raises: ConfigError with file, place and way out for another kind of file, text that is not UTF-8, a row without a
     text, a text that is no string, or a file without any prompt.
     """
-    readers = {".txt": _lines, ".json": _list, ".csv": _table, ".tsv": _table}
+    readers = {".txt": _lines, ".json": _list, ".csv": _table, ".tsv": _table, ".parquet": _parquet}
     readers |= dict.fromkeys((".jsonl", ".ndjson"), _json_lines)
     read = readers.get(path.suffix.lower())
     if read is None:
@@ -99,14 +102,14 @@ def _list(path: Path) -> Iterator[PromptRow]:
     if not isinstance(values, list):
         raise ConfigError(f'prompt file {str(path)!r} must hold a list, such as [{{"text": "a red circle"}}]')
     for number, value in enumerate(values, 1):
-        yield _row(path, f"entry {number}", value)
+        yield prompt_row(path, f"entry {number}", value)
 
 
 def _json_lines(path: Path) -> Iterator[PromptRow]:
     for number, line in enumerate(split_lines(read_text(path)), 1):
         if line.strip():
             place = f"line {number}"
-            yield _row(path, place, _parsed(path, place, line))
+            yield prompt_row(path, place, _parsed(path, place, line))
 
 
 def _parsed(path: Path, place: str | None, text: str) -> Any:  # Any: a JSON value
@@ -147,10 +150,19 @@ def _table(path: Path) -> Iterator[PromptRow]:
                     f"has {len(cells)} cells, and the heading {len(heading)}: put a text that holds {sign} in quotes",
                 )
             else:
-                yield _row(path, place, dict(zip(heading, cells, strict=True)))
+                yield prompt_row(path, place, dict(zip(heading, cells, strict=True)))
             place = f"line {rows.line_num + 1}"
     except csv.Error as error:
         _refuse(path, place, f"cannot be read ({error}): put such a text in quotes, and write a quote in it twice")
+
+
+def _parquet(path: Path) -> Iterator[PromptRow]:
+    def columns(names: list[str]) -> list[str]:
+        _heading(path, "row 0", names)
+        return [name for name in names if name.strip().lower() in (*TEXT_KEYS, *ASPECT_KEYS)]
+
+    for number, row in enumerate(read_rows(path, columns), 1):
+        yield prompt_row(path, f"row {number}", row)
 
 
 def _heading(path: Path, place: str, cells: list[str]) -> list[str]:
@@ -158,21 +170,23 @@ def _heading(path: Path, place: str, cells: list[str]) -> list[str]:
     kinds = [name.lower() for name in names if name]
     if repeated := [name for name in kinds if kinds.count(name) > 1]:
         _refuse(path, place, f"names the column {repeated[0]!r} twice: keep one of them")
-    if not any(kind in _TEXT_KEYS for kind in kinds):
+    if not any(kind in TEXT_KEYS for kind in kinds):
         _refuse(
             path,
             place,
-            f"is the heading {names!r}, and no column of it is called {', '.join(_TEXT_KEYS)}: name the columns there, "
-            f"separated by {'tabs' if path.suffix.lower() == '.tsv' else 'commas'}",
+            f"is the heading {names!r}, and no column of it is called {', '.join(TEXT_KEYS)}: name the columns there"
+            + {".tsv": ", separated by tabs", ".csv": ", separated by commas"}.get(path.suffix.lower(), ""),
         )
     return names
 
 
-def _row(path: Path, place: str, value: Any) -> PromptRow:  # Any: a JSON value, or the cells of a table by column
+# Any: a JSON value, or the cells of a table by column.
+def prompt_row(path: Path, place: str, value: Any) -> PromptRow:
+    """The prompt that a string or an object at a place of a file is. Raises: ConfigError if it is none."""
     row: Mapping[str, Any] = value if isinstance(value, dict) else {"text": value}
-    text = _one_of(path, place, row, _TEXT_KEYS)
+    text = _one_of(path, place, row, TEXT_KEYS)
     if text is None or (isinstance(text, str) and not text.strip()):
-        _refuse(path, place, f"has no text: give it a string under {', '.join(_TEXT_KEYS)}, or take it out")
+        _refuse(path, place, f"has no text: give it a string under {', '.join(TEXT_KEYS)}, or take it out")
     if not isinstance(text, str):
         _refuse(path, place, f"is {text!r}: a prompt must be a string in quotes")
     if has_lone_surrogate(text):
@@ -181,9 +195,9 @@ def _row(path: Path, place: str, value: Any) -> PromptRow:  # Any: a JSON value,
 
 
 def _aspects(path: Path, place: str, row: Mapping[str, Any]) -> Any:  # Any: a JSON value
-    value = _one_of(path, place, row, _ASPECT_KEYS)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return re.findall(r"[^\s,;|]+", value) or None if value is not None else None
+    value = _one_of(path, place, row, ASPECT_KEYS)
+    if isinstance(value, str) and path.suffix.lower() in _TABLES:
+        return re.findall(r"[^\s,;|]+", value) or None
     is_single = any(key.lower() == "aspect" for key in row) and isinstance(value, str)
     return [value] if is_single else value
 

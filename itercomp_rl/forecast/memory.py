@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from itercomp_rl.config.judging_sources import COMPBENCH_MODELS, for_evaluation, reward_sources
 from itercomp_rl.config.schema import OWN_POLICY, Config, EngineConfig
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, drawing_checkpoint, load_index
 from itercomp_rl.diffusion.component_files import transformers_weights
@@ -231,8 +232,9 @@ def _drawing_bytes(model: str, width: int) -> int:
 
 def _judge(config: Config) -> dict[str, int]:
     judge, num = config.judge, 0
-    if "reward" in (judge.first_round, config.evaluation.judge):  # fixed models, one for every source named
-        num += len({judge.reward_models.get(aspect, config.reward.trunk) for aspect in config.prompts.aspects})
+    for kind, named in ((judge.first_round, config), (config.evaluation.judge, for_evaluation(config))):
+        if kind == "reward":  # fixed models, one for every source named
+            num += len(set(reward_sources(named).values()))
     if judge.later_rounds == "reward" and config.run.rounds > 1:
         num += len(config.prompts.aspects)
     return {
@@ -256,16 +258,17 @@ def _vlm_bytes(config: Config) -> int:
 
 
 def _compbench_bytes(config: Config) -> int:
-    """Of the models that T2I-CompBench's metrics score this config's aspects with."""
-    settings = config.judge.t2i_compbench
-    if not _is_asked(config, "t2i_compbench"):
-        return 0
-    models = {
-        "attribute": (settings.vqa,),
-        "spatial": (settings.detector, settings.depth),
-        "non_spatial": (settings.clip,),
-    }
-    return sum(_model_bytes(model) for aspect in config.prompts.aspects for model in models.get(aspect, ()))
+    """Of the models that T2I-CompBench's metrics score this config's aspects with, to rank and to grade."""
+    judge, found = config.judge, 0
+    is_asked = judge.later_rounds == "t2i_compbench" and config.run.rounds > 1
+    for named, is_used in (
+        (config, is_asked or judge.first_round == "t2i_compbench"),
+        (for_evaluation(config), config.evaluation.judge == "t2i_compbench"),
+    ):
+        settings = named.judge.t2i_compbench
+        names = {name for aspect in config.prompts.aspects for name in COMPBENCH_MODELS.get(aspect, ())}
+        found += sum(_model_bytes(getattr(settings, name)) for name in names) if is_used else 0
+    return found
 
 
 def _reward_learner(config: Config) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from itercomp_rl.config.judging_sources import reward_sources
 from itercomp_rl.config.rules.judging import SCORERS
 from itercomp_rl.config.schema import Config
 from itercomp_rl.judges.oracle import OracleScorer
@@ -47,8 +48,3 @@ def open_judge(kind: str, config: Config, scorer: Callable[[str], ImageScorer]) 
         return ByScore(scorer(kind), VLM_PROMPTS if kind == "vlm" else 1)
     aspects = config.prompts.aspects
     return RankFileJudge(load_ranks(kind, aspects, list(config.gallery.members)), aspects)
-
-
-def reward_sources(config: Config) -> dict[str, str]:
-    """The checkpoint of the fixed reward model of every aspect."""
-    return {aspect: config.judge.reward_models.get(aspect, config.reward.trunk) for aspect in config.prompts.aspects}

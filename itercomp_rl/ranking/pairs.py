@@ -1,7 +1,7 @@
 """The pairs of images that reward models learn from."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ class PairRules:
     """How rankings become pairs: PairRules(margin=0.05, flip=0.1, held_out=0.2, seed=0)."""
 
     margin: float = 0.0  # two images that the judge scored, with scores no further apart than this, make no pair
+    margins: Mapping[str, float] = field(default_factory=dict)  # of aspects that have a margin of their own
     flip: float = 0.0  # share of the training pairs that are swapped, as people disagree
     held_out: float  # share of the prompts whose pairs are kept from training
     seed: int  # of the split and of the swaps
@@ -37,7 +38,7 @@ class PairRules:
 
 def pair_rules(judge: JudgeConfig, reward: RewardLearningConfig, seed: int) -> PairRules:
     """The rules that a config sets."""
-    return PairRules(margin=judge.margin, flip=judge.flip, held_out=reward.held_out, seed=seed)
+    return PairRules(margin=judge.margin, margins=judge.margins, flip=judge.flip, held_out=reward.held_out, seed=seed)
 
 
 def load_pairs(store: Store, ids: Sequence[str], aspect: str, rules: PairRules) -> tuple[list[PairRef], list[PairRef]]:
@@ -52,7 +53,7 @@ def load_pairs(store: Store, ids: Sequence[str], aspect: str, rules: PairRules) 
             if aspect not in rankings:
                 continue
             is_kept = rules.keeps(prompt)
-            for winner, loser in _models(rankings[aspect], rules.margin):
+            for winner, loser in _models(rankings[aspect], rules.margins.get(aspect, rules.margin)):
                 if not is_kept and rules.swaps(aspect, prompt, winner, loser):
                     winner, loser = loser, winner
                 (kept if is_kept else train).append(PairRef(prompt=prompt, winner=images[winner], loser=images[loser]))

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from omegaconf import OmegaConf
 
+from itercomp_rl.config.judging_sources import self_grading
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.evaluation.scores import aspects_tree
@@ -50,6 +51,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             name=plan.config.run.name,
             finished=bool(facts),
             outline=outline(plan),
+            self_grading=self_grading(plan.config),
             verdict=verdict(aspects),
             tiles=tiles(aspects),
             questions={aspect: QUESTIONS[aspect] for aspect in aspects if aspect in QUESTIONS},

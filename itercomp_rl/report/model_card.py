@@ -146,5 +146,6 @@ def _scores(card: Card) -> list[str]:
         base, ours = tree["base"], tree["rounds"][card.round - 1]
         scores = [f"{found['mean']:.3f} ± {found['se']:.3f}" for found in (base, ours)]
         lines.append(f"| {aspect} | {scores[0]} | {scores[1]} | {ours['n']} |")
-    sentence = overlap_sentence(card.results.get("held_out_prompts", {}))
-    return [*lines, "", *([sentence, ""] if sentence else [])]
+    overlap = overlap_sentence(card.results.get("held_out_prompts", {}))
+    warnings = [*card.results.get("self_grading", []), *([overlap] if overlap else [])]
+    return [*lines, "", *(line for sentence in warnings for line in (sentence, ""))]

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from itercomp_rl.config.judging_sources import self_grading
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
 from itercomp_rl.evaluation.scores import aspects_tree
@@ -21,7 +22,8 @@ from itercomp_rl.store.store import Store
 
 def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any], versions: dict[str, str]) -> None:
     """results.json, results.txt (the tables) and images.png in the run folder; `facts`: what the run cost."""
-    tree: dict[str, Any] = {"aspects": aspects_tree(store, plan)}
+    graded = self_grading(plan.config)
+    tree: dict[str, Any] = ({"self_grading": graded} if graded else {}) | {"aspects": aspects_tree(store, plan)}
     tree |= side_effects_tree(store, plan, tree["aspects"])
     if plans := plans_tree(store, plan):
         tree["plans"] = plans
@@ -59,6 +61,8 @@ def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
     write_whole(folder / "results.json", json.dumps(tree, indent=2) + "\n")
     with replacing(folder / "results.txt") as new, new.open("w", encoding="utf-8") as file:
         console = Console(width=120, file=file)
+        for sentence in tree.get("self_grading", ()):
+            console.print(sentence, highlight=False, markup=False)
         console.print(score_table(tree["aspects"], tree["config"]["evaluation"]["judge"], tree.get("control")))
         if sentence := overlap_sentence(tree["held_out_prompts"]):
             console.print(sentence, highlight=False, markup=False)

@@ -54,10 +54,11 @@ def _samples(store: Store, kind: str, id_: str) -> Iterator[ExportedImage]:
     rows = zip(record.arrays["images"], record.arrays["seeds"].tolist(), record.attrs["prompts"], strict=True)
     for row, (image, seed, prompt) in enumerate(rows):
         facts = {"text": prompt["text"], "prompt": prompt["id"], "aspects": prompt["aspects"], "seed": seed, **attrs}
-        yield ExportedImage(key=f"{id_}-{row:05d}", png=_png(image), facts=facts)
+        yield ExportedImage(key=f"{id_}-{row:05d}", png=png_of(image), facts=facts)
 
 
-def _png(image: np.ndarray) -> bytes:
+def png_of(image: np.ndarray) -> bytes:
+    """The PNG file of an image [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

@@ -32,8 +32,9 @@ def put_prompts(store: Store, plan: Plan) -> None:
         keys = ["test_file"] if name == "test" else ["train_file", *(["policy_file"] if config.policy_file else [])]
         files = " or ".join(f"prompts.{key} {getattr(config, key)!r}" for key in keys)
         what, way_out = f"{files} no longer gives", "give it the old file"
-        if config.source == "shapes":
-            what, way_out = "this software's embedded world does not give", "go on with the version that began it"
+        if config.source != "files":
+            ours = "embedded world" if config.is_world else "T2I-CompBench"
+            what, way_out = f"this software's {ours} does not give", "go on with the version that began it"
         raise ConfigError(
             f"{what} the prompts that this run began with ({store.url}): {way_out}, or start a new run under another "
             "run.name"

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from itercomp_rl.config.judging_sources import for_evaluation
 from itercomp_rl.config.schema import ALL, Config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.items import DrawOrder, MeasureOrder, Prompt
@@ -147,7 +148,7 @@ def _drawing(config: Config) -> Any:
 
 
 def _grading(config: Config) -> Any:
-    return _judging(config, config.evaluation.judge)
+    return _judging(for_evaluation(config), config.evaluation.judge)
 
 
 def _ranking(config: Config) -> Any:
@@ -170,4 +171,12 @@ def _learning(config: Config) -> Any:
     """What the loop alone reads, as it goes, may differ."""
     judge = config.judge
     free = replace(config.reward, weights={}, refresh=True, min_accuracy=0, on_bad_reward="", checkpoint_every=1)
-    return config.run.seed, free, judge.margin, judge.flip, judge.pair_weights, config.policy.reward_updates_first
+    return (
+        config.run.seed,
+        free,
+        judge.margin,
+        judge.margins,
+        judge.flip,
+        judge.pair_weights,
+        config.policy.reward_updates_first,
+    )

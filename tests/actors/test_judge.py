@@ -18,7 +18,8 @@ PROMPTS = [
 
 @pytest.mark.parametrize("kind", ["oracle", "reward"])
 def test_grades_are_of_the_prompts_aspects_that_the_run_has(kind: str) -> None:
-    config = load_config("tiny", [f"evaluation.judge={kind}", "prompts.aspects=[attribute,spatial]"])
+    aspects = ["prompts.aspects=[attribute,spatial]", "evaluation.allow_self_grading=true"]
+    config = load_config("tiny", [f"evaluation.judge={kind}", *aspects])
     store = open_store("memory://", create=True)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     prompts = [{"id": p.id, "text": p.text, "aspects": list(p.aspects)} for p in PROMPTS]

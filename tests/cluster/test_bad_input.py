@@ -26,7 +26,8 @@ def refused(*arguments: object, code: int) -> str:
     return last
 
 
-FILES = ("judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward", "prompts.source=files")
+JUDGES = ("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true")
+FILES = (*JUDGES, "prompts.source=files")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.plan import Plan
 
-FILES = ("prompts.source=files", "judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward")
+JUDGES = ("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true")
+FILES = ("prompts.source=files", *JUDGES)
 SIZES = ("prompts.gallery=8", "prompts.policy=4", "evaluation.images_per_aspect=4")
 BOTH = ["attribute", "spatial"]
 

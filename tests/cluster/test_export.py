@@ -166,6 +166,20 @@ def test_every_file_of_an_export_reaches_the_hub_in_one_commit(
     assert sent == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_data_set_of_preferences_reaches_the_hub_as_one(
+    tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    (tmp_path / "set" / "data" / "r000-00000.parquet").write_bytes(b"PAR1")
+    (tmp_path / "set" / "README.md").write_text("# Preferences\n")
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)  # type: ignore[attr-defined]
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    assert push(tmp_path / "set", "me/preferences", private=False).endswith("me/preferences")
+    created = next(json.loads(body) for path, body in hub.asked if path.endswith("/repos/create"))
+    assert (created["name"], created["type"]) == ("preferences", "dataset")
+    assert any("/datasets/me/preferences/commit/" in path for path, _ in hub.asked)
+
+
 def test_a_refusal_of_the_hub_says_how_to_get_in(
     run: tuple[Config, Store], tmp_path: Path, hub: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:

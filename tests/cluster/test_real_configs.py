@@ -1,12 +1,11 @@
 """The configs of the real models: loaded, cross-checked, planned and fitted into memory, with nothing downloaded."""
 
-import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from cluster.checks import check_splits
 from cluster.main import main
 from cluster.placement import workers
 from itercomp_rl.config.load import load_config
@@ -27,13 +26,9 @@ REAL = {
 
 
 @pytest.fixture(params=REAL)
-def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    """One of them, with prompt files that hold as many prompts as it asks for."""
-    for name, num in (("train", 10_000), ("test", 400)):
-        (tmp_path / f"{name}.json").write_text(json.dumps([f"{name} prompt {i}" for i in range(num)]))
-    return load_config(
-        request.param, [f"prompts.train_file={tmp_path}/train.json", f"prompts.test_file={tmp_path}/test.json"]
-    )
+def config(request: pytest.FixtureRequest) -> Config:
+    """One of them, as it is shipped."""
+    return load_config(request.param)
 
 
 def test_it_fits_the_gpus_that_it_asks_for(config: Config) -> None:
@@ -54,10 +49,9 @@ def test_it_fits_the_gpus_that_it_asks_for(config: Config) -> None:
         assert table.count(f" {kind}-") >= num
 
 
-def test_the_plan_command_says_what_it_will_do(config: Config, tmp_path: Path) -> None:
-    files = [f"prompts.train_file={tmp_path}/train.json", f"prompts.test_file={tmp_path}/test.json"]
+def test_the_plan_command_says_what_it_will_do(config: Config) -> None:
     name = next(name for name in REAL if name.startswith(config.run.name.replace("-", "_")))
-    found = CliRunner().invoke(main, ["plan", name, *files])
+    found = CliRunner().invoke(main, ["plan", name])
     assert found.exit_code == 0, found.output
     assert f"│ 0     │ {config.prompts.gallery * len(config.gallery.members)} " in found.output
     assert "GiB     process / role and what it holds" in found.output
@@ -71,6 +65,7 @@ def test_its_work_can_be_planned(config: Config) -> None:
     rollout = plan.rollout_order(0, 0, ("live", 0))
     assert len(rollout.mid_steps) == config.policy.points_per_rollout
     assert plan.evaluation_orders(plan.policy(-1))
+    check_splits(plan)
 
 
 def test_its_models_are_known_and_its_sampler_is_the_familys(config: Config) -> None:

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cluster.main import main
-from itercomp_rl.evaluation.t2i_compbench.files import CATEGORIES, image_name
+from itercomp_rl.evaluation.t2i_compbench.files import image_name
+from itercomp_rl.prompt_sets.compbench import CATEGORIES
 from tests.parts.judge_checkpoints import make_aesthetic_head, make_clip, make_depth, make_detector, make_vqa
 from tests.parts.spacy_pipeline import spacy_pipeline
 

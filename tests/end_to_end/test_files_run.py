@@ -30,7 +30,12 @@ def run_on_files(ranks: Path, name: str, *overrides: str) -> Path:
     itercomp(
         *("run", "tiny", f"run.dir={ranks.parent}", f"run.name={name}", *SMALL),
         *("prompts.source=files", f"prompts.train_file={ranks / 'prompts.txt'}"),
-        *(f"prompts.test_file={ranks.parent / 'test.txt'}", "evaluation.judge=reward", *overrides),
+        *(
+            f"prompts.test_file={ranks.parent / 'test.txt'}",
+            "evaluation.judge=reward",
+            "evaluation.allow_self_grading=true",
+            *overrides,
+        ),
     )
     return ranks.parent / name
 

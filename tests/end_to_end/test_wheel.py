@@ -51,6 +51,11 @@ def test_the_wheel_brings_its_configs_and_weights(python: Path, tmp_path: Path) 
     )
     places = json.loads(output(python, "-c", code, cwd=tmp_path))
     assert [place for place in places if not place.startswith(str(python.parent.parent))] == []
+    prompts = (
+        "from itercomp_rl.prompt_sets.compbench import BENCHMARK, read_split; "
+        "print(len(read_split('train')), len(read_split('test')), (BENCHMARK / 'LICENSE.txt').is_file())"
+    )
+    assert output(python, "-c", prompts, cwd=tmp_path).split() == ["5594", "2400", "True"]
     findings = json.loads(output(python.parent / "itercomp", "doctor", "--json", cwd=tmp_path))
     assert [finding for finding in findings if finding["state"] == "missing"] == []
 

@@ -7,7 +7,8 @@ import pytest
 from itercomp_rl.config.load import load_config
 from itercomp_rl.plan import Plan
 
-FILES = ["prompts.source=files", "judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward"]
+JUDGES = ["judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true"]
+FILES = ["prompts.source=files", *JUDGES]
 
 
 def test_every_policy_is_measured_on_the_same_pictures_and_no_gallery_model_is() -> None:

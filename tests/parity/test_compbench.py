@@ -117,7 +117,8 @@ def test_adjectives_are_dropped_as_recorded(folder: Path, language) -> None:
 
 def test_three_in_one_scores_are_the_recorded_ones(folder: Path) -> None:
     pytest.importorskip("spacy", reason="the metrics' module imports spaCy")
-    from itercomp_rl.evaluation.t2i_compbench.metrics import combined, complex_kind
+    from itercomp_rl.evaluation.t2i_compbench.metrics import combined
+    from itercomp_rl.prompt_sets.compbench import complex_kind
 
     recorded = read(folder, "three_in_one")
     assert [complex_kind(prompt) for prompt in recorded["prompts"]] == recorded["kind"]

@@ -96,16 +96,19 @@ def _shares(config: Config) -> None:
 
 def _prompts(config: Config) -> None:
     p = config.prompts
-    one_of("prompts.source", p.source, ("shapes", "files"))
+    one_of("prompts.source", p.source, ("shapes", "t2i_compbench", "files"))
+    one_of("prompts.on_truncation", p.on_truncation, ("warn", "error"))
     if p.source == "files" and not (p.train_file and p.test_file):
         raise ConfigError(
             "prompts.source is 'files': set prompts.train_file and prompts.test_file, held-out prompts are needed"
         )
-    if p.source == "shapes" and p.policy_file:
-        raise ConfigError(
-            f"prompts.policy_file is {p.policy_file!r} with prompts.source 'shapes', which reads no files: set "
-            "prompts.source=files, or leave it out"
-        )
+    unread = ("policy_file",) if p.is_world else ("train_file", "policy_file", "test_file")
+    for name in unread if p.source != "files" else ():
+        if file := getattr(p, name):
+            raise ConfigError(
+                f"prompts.{name} is {file!r} with prompts.source {p.source!r}, which reads no files: set "
+                "prompts.source=files, or leave it out"
+            )
     require(bool(p.aspects), "prompts.aspects", list(p.aspects), f"name one or more of {', '.join(ASPECTS)}")
     for aspect in p.aspects:
         one_of("prompts.aspects", aspect, ASPECTS)

@@ -3,6 +3,7 @@
 import math
 from importlib.util import find_spec
 
+from itercomp_rl.config.judging_sources import for_evaluation, self_grading
 from itercomp_rl.config.rules.terms import one_of, require
 from itercomp_rl.config.rules.vlm import check_vlm
 from itercomp_rl.config.schema import Config
@@ -29,7 +30,7 @@ def is_rank_file(first_round: str) -> bool:
 
 def check_judges(config: Config) -> None:
     """Who ranks, who evaluates, and whether they can for these prompts and aspects."""
-    judge, files = config.judge, config.prompts.source == "files"
+    judge = config.judge
     if judge.first_round not in SCORERS and not is_rank_file(judge.first_round):
         raise ConfigError(
             f"judge.first_round is {judge.first_round!r}: must be one of {', '.join(SCORERS)}, or rank files: a path "
@@ -43,10 +44,10 @@ def check_judges(config: Config) -> None:
         "judge.later_rounds": judge.later_rounds,
         "evaluation.judge": config.evaluation.judge,
     }.items():
-        if files and value == "oracle":
+        if value == "oracle" and not config.prompts.is_world:
             raise ConfigError(
-                f"{key} is 'oracle' with prompts.source 'files': the oracle reads only the embedded world's prompts; "
-                "set it to reward, t2i_compbench or vlm"
+                f"{key} is 'oracle' with prompts.source {config.prompts.source!r}: the oracle reads only the embedded "
+                "world's prompts; set it to reward, t2i_compbench or vlm"
                 + (", or give rank files" if key == "judge.first_round" else "")
             )
         known = SCORED.get(value, ())
@@ -57,16 +58,28 @@ def check_judges(config: Config) -> None:
     if "t2i_compbench" in (judge.first_round, judge.later_rounds, config.evaluation.judge):
         require_spacy()
     check_vlm(judge.vlm, is_used="vlm" in (judge.first_round, judge.later_rounds, config.evaluation.judge))
-    for aspect in judge.reward_models:
-        one_of("judge.reward_models", aspect, ASPECTS)
+    for key, by_aspect in (
+        ("judge.reward_models", judge.reward_models),
+        ("evaluation.reward_models", config.evaluation.reward_models),
+        ("judge.margins", judge.margins),
+    ):
+        for aspect in by_aspect:
+            one_of(key, aspect, ASPECTS)
+    for aspect, margin in judge.margins.items():
+        require(margin >= 0 and math.isfinite(margin), f"judge.margins.{aspect}", margin, "must be 0 or more")
     drop = config.evaluation.max_drop
     require(
         drop is None or (drop >= 0 and math.isfinite(drop)), "evaluation.max_drop", drop, "must be 0 or more, or null"
     )
-    one_of("judge.t2i_compbench.mode", judge.t2i_compbench.mode, ("official", "fixed"))
-    threshold = judge.t2i_compbench.threshold
-    require(0 < threshold < 1, "judge.t2i_compbench.threshold", threshold, "must lie between 0 and 1")
+    for key, bench in (("judge", judge.t2i_compbench), ("evaluation", for_evaluation(config).judge.t2i_compbench)):
+        one_of(f"{key}.t2i_compbench.mode", bench.mode, ("official", "fixed"))
+        require(0 < bench.threshold < 1, f"{key}.t2i_compbench.threshold", bench.threshold, "must lie between 0 and 1")
     weights = judge.pair_weights
     for name, value in (("judge", weights.judge), ("people", weights.people)):
         require(value >= 0 and math.isfinite(value), f"judge.pair_weights.{name}", value, "must be 0 or more")
     require(weights.judge + weights.people > 0, "judge.pair_weights", (0, 0), "one of judge and people must be above 0")
+    if (found := self_grading(config)) and not config.evaluation.allow_self_grading:
+        raise ConfigError(
+            f"{found[0]} Name other models (judge.reward_models, evaluation.reward_models, evaluation.t2i_compbench) "
+            "or another judge; if this is meant, set evaluation.allow_self_grading=true, and the report says so"
+        )

@@ -1,4 +1,4 @@
-"""T2I-CompBench on disk: its prompts (shipped, MIT), image names, and results as its tools write them.
+"""T2I-CompBench on disk: lists of prompts in its form, image names, and results as its tools write them.
 
 DIR/<model>/<category>/samples/<prompt>_<number:06>.png     number = 10 * prompt + image, as the benchmark counts
 DIR/<model>/<category>/annotation_blip/vqa_result.json      [{"question_id": number, "answer": score}, ...]
@@ -7,15 +7,12 @@ DIR/<model>/<category>/annotation_blip/vqa_result.json      [{"question_id": num
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.prompt_rows import read_prompt_lines
 from itercomp_rl.files.whole import write_whole
 
-BENCHMARK = Path(str(resources.files("itercomp_rl.evaluation.t2i_compbench") / "prompts"))
-CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
 NAME_BYTES = 200  # of a prompt in a file name; file systems allow 255 for all of it
 
 

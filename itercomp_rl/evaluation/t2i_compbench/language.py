@@ -6,8 +6,8 @@ import spacy  # pyright: ignore[reportMissingImports]  # an extra
 from spacy.tokens import Doc  # pyright: ignore[reportMissingImports]
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.evaluation.t2i_compbench.files import BENCHMARK
 from itercomp_rl.evaluation.t2i_compbench.geometry import Mode
+from itercomp_rl.prompt_sets.compbench import BENCHMARK
 
 # Noun chunks that name a place and no thing.
 NOT_THINGS = ("top", "the side", "the left", "the right")

@@ -5,10 +5,8 @@
 Source: T2I-CompBench (arXiv 2307.06350) and T2I-CompBench++.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -29,28 +27,13 @@ from itercomp_rl.evaluation.t2i_compbench.geometry import (
 from itercomp_rl.evaluation.t2i_compbench.language import Language
 from itercomp_rl.evaluation.t2i_compbench.loading import check_checkpoint
 from itercomp_rl.evaluation.t2i_compbench.vqa import BlipVqa, phrases_score
+from itercomp_rl.prompt_sets.compbench import ComplexKind, complex_kind
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 
 # Whose official metric needs UniDet: with an open-vocabulary detector the numbers are not the benchmark's.
 NOT_COMPARABLE = ("spatial", "3d_spatial", "numeracy", "complex")
 MAX_PHRASES = 8
-
-ComplexKind = Literal["spatial", "action", "both"]
-_SPATIAL = re.compile(r"the [\w ]+ (is|was|were) (on top of|next to|on the (left|right) of) ")
-_PLACED = re.compile(r"\b(on top of|next to|near|on the (left|right) of)\b")
-_BOTH_TOO = "the fiery, blazing sun sank below the horizon"  # in neither of the benchmark's two lists
-
-
-def complex_kind(prompt: str) -> ComplexKind:
-    """Whether a complex prompt is about places, actions or both, besides attributes.
-
-    On the 300 validation prompts this gives the benchmark's own lists: 58 spatial, 212 action, 30 both.
-    """
-    text = prompt.lower()
-    if _SPATIAL.match(text):
-        return "spatial"
-    return "both" if _PLACED.search(text) or text.startswith(_BOTH_TOO) else "action"
 
 
 def three_in_one(kind: ComplexKind, attribute: float, spatial: float, action: float) -> float:

@@ -330,7 +330,8 @@ def test_the_oracle_is_refused_for_prompts_outside_the_embedded_world(key: str) 
     files = ["prompts.source=files", "prompts.train_file=a.txt", "prompts.test_file=b.txt"]
     with pytest.raises(ConfigError, match=f"{key} is 'oracle' with prompts.source 'files'"):
         load_config("quickstart", [*files, *overrides])
-    assert load_config("quickstart", [*files, *(f"{other}=reward" for other in keys)])
+    by_reward = [f"{other}=reward" for other in keys]
+    assert load_config("quickstart", [*files, *by_reward, "evaluation.allow_self_grading=true"])
 
 
 def test_a_judge_is_not_given_an_aspect_that_it_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,4 +339,4 @@ def test_a_judge_is_not_given_an_aspect_that_it_cannot_score(monkeypatch: pytest
     overrides = ["prompts.aspects=[attribute,vivid]", "reward.weights.vivid=1", "judge.first_round=ranks/"]
     with pytest.raises(ConfigError, match="evaluation.judge is 'oracle': it cannot score 'vivid' of prompts.aspects"):
         load_config("quickstart", overrides)
-    load_config("quickstart", [*overrides, "evaluation.judge=reward"])
+    load_config("quickstart", [*overrides, "evaluation.judge=reward", "evaluation.allow_self_grading=true"])

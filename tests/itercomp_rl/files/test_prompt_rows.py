@@ -1,7 +1,9 @@
 """Prompt files as people have them: every form gives the same prompts, what is none is refused with its place."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,50 @@ def test_every_form_gives_the_same_prompts(tmp_path: Path, name: str, lines: lis
     assert texts(tmp_path, name, mark + (end.join(lines) + end).encode()) == [CUP, BALL]
 
 
+def parquet_rows(folder: Path, columns: dict[str, list[Any]]) -> list[PromptRow]:
+    pyarrow = pytest.importorskip("pyarrow", reason="itercomp-rl[data] is not installed")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), folder / "a.parquet")
+    return read_prompt_rows(folder / "a.parquet")
+
+
+def test_a_parquet_file_gives_the_same_prompts_and_leaves_its_images_on_disk(tmp_path: Path) -> None:
+    odd = 'a 🐈 says "meow",\non a table'
+    found = parquet_rows(
+        tmp_path, {"image": [b"x"] * 3, "Prompt": [CUP, odd, CUP], "aspects": [["spatial"], None, ["attribute"]]}
+    )
+    assert [(row.text, row.aspects) for row in found] == [(CUP, ["spatial"]), (odd, None), (CUP, ["attribute"])]
+    assert parquet_rows(tmp_path, {"text": [CUP], "aspect": ["attribute spatial"]})[0].aspects == [
+        "attribute",
+        "spatial",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"image": ["x"]}, "no column of it is called text, prompt, caption"),
+        ({"text": ["a"], "prompt": ["b"]}, "row 1 has text and prompt: keep the one"),
+        ({"text": [CUP, None]}, "row 2 has no text"),
+        ({"text": [1.5]}, "row 1 is 1.5: a prompt must be a string"),
+        ({"text": [" "]}, "row 1 has no text"),
+    ],
+)
+def test_what_is_no_prompt_in_a_parquet_file_is_refused_with_its_row(
+    tmp_path: Path, columns: dict[str, list[Any]], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parquet_rows(tmp_path, columns)
+
+
+def test_a_parquet_file_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
+    has_pyarrow = find_spec("pyarrow") is not None
+    reason = "cannot be read as Parquet" if has_pyarrow else r"needs pyarrow: pip install 'itercomp-rl\[data\]'"
+    with pytest.raises(ConfigError, match=f"a.parquet' {reason}"):
+        rows(tmp_path, "a.parquet", b"PAR1 and then nothing")
+
+
 @pytest.mark.parametrize("mark", "\u2028\u2029\u0085\x0b\x0c\x1c")
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
 def test_a_prompt_keeps_separators_that_end_no_line(tmp_path: Path, name: str, mark: str) -> None:
@@ -72,7 +118,7 @@ def test_a_row_may_name_its_aspects(tmp_path: Path, name: str, content: str, asp
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.yaml", f"- {CUP}\n", r"must end in one of \.txt, \.json, \.jsonl, \.ndjson, \.csv, \.tsv"),
+        ("a.yaml", f"- {CUP}\n", r"must end in one of \.txt, \.json, \.jsonl, \.ndjson, \.csv, \.tsv, \.parquet"),
         ("a.txt.gz", CUP, "must end in one of"),
         ("prompts", CUP, "must end in one of"),
         ("a.txt", f'{CUP}\n  {{"text": "{BALL}"}}\n', "line 2 reads like JSON"),

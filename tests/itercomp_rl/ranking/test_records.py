@@ -56,6 +56,14 @@ def test_near_scores_of_the_judge_make_no_pair_but_placed_newcomers_do(store: St
     assert found == {("late", "a"), ("late", "b"), ("late", "c"), ("a", "c"), ("b", "c")}
 
 
+def test_an_aspect_may_have_a_margin_of_its_own(store: Store) -> None:
+    def found(**margins: float) -> int:
+        rules = PairRules(margin=0.2, margins=margins, held_out=0.25, seed=3)
+        return sum(map(len, load_pairs(store, ["r000-00000"], "spatial", rules)))
+
+    assert (found(), found(attribute=0.0), found(spatial=0.0)) == (40 * 5, 40 * 5, 40 * 6)
+
+
 def test_flips_turn_about_their_share_of_training_pairs_and_no_held_out_one(store: Store) -> None:
     plain, kept = pairs(store)
     flipped, kept_too = pairs(store, flip=0.3)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.report.html import tiles, verdict, write_report
 from itercomp_rl.report.results import write_control, write_results
 from itercomp_rl.store.store import open_store
-from tests.parts.report_of_a_run import HandMade
+from tests.parts.report_of_a_run import OVERRIDES, HandMade
 
 
 class Elements(HTMLParser):
@@ -78,6 +79,21 @@ def test_held_out_prompts_that_were_trained_on_are_named_above_the_scores(hand_m
     text = Elements(write_report(hand_made.store, hand_made.plan, tmp_path).read_text(encoding="utf-8")).text
     assert "3 of 8 held-out prompts were trained on too, such as 'a red cup'" in text
     assert "8, of which 3 were trained on" in text
+
+
+def test_a_run_that_is_graded_by_what_it_learns_from_says_so_first(hand_made: HandMade, tmp_path: Path) -> None:
+    config = load_config("tiny", [*OVERRIDES, "evaluation.judge=reward", "evaluation.allow_self_grading=true"])
+    plan = replace(hand_made.plan, config=config)
+    facts = {"wall_s": 60.0, "peak_rss_mb": 100, "phases": []}
+    write_results(hand_made.store, plan, tmp_path, facts, {"torch": "2"})
+    tree = json.loads((tmp_path / "results.json").read_text())
+    assert next(iter(tree)) == "self_grading"
+    assert len(tree["self_grading"]) == 4  # one model for all aspects, and each aspect by the trunk
+    begin = "evaluation.judge scores attribute and spatial and non_spatial by one and the same source"
+    assert (tmp_path / "results.txt").read_text().startswith(begin)
+    text = Elements(write_report(hand_made.store, plan, tmp_path).read_text(encoding="utf-8")).text
+    assert text.index(begin) < text.index("learned in 1 round")
+    assert begin not in Elements(write_report(hand_made.store, hand_made.plan, tmp_path).read_text("utf-8")).text
 
 
 def test_ids_are_unique_and_links_within_the_page_arrive(page: Elements) -> None:

@@ -69,7 +69,7 @@ def test_without_one_the_way_out_is_told_before_anything_starts(tmp_path: Path) 
         load_any_reward(str(file))
     with pytest.raises(CheckpointError, match=rf"reward\.trunk is .*spatial\.pt.*{way_out}"):
         check_models(load_config("quickstart", [f"reward.trunk={file}"]))
-    fixed = ["judge.first_round=reward", f"judge.reward_models.spatial={file}"]
+    fixed = ["judge.first_round=reward", f"judge.reward_models.spatial={file}", "evaluation.allow_self_grading=true"]
     with pytest.raises(CheckpointError, match=rf"judge\.reward_models\.spatial is .*{way_out}"):
         check_models(load_config("quickstart", fixed))
 

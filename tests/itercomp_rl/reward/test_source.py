@@ -87,6 +87,7 @@ def test_a_config_that_names_one_is_refused_before_anything_starts(tmp_path: Pat
     with pytest.raises(CheckpointError, match=r"reward\.trunk is .*nowhere"):
         check_models(load_config("quickstart", [f"reward.trunk={tmp_path}/nowhere"]))
     fixed = ["judge.first_round=reward", f"judge.reward_models.spatial={tmp_path}/nowhere"]
+    fixed.append("evaluation.allow_self_grading=true")
     with pytest.raises(CheckpointError, match=r"judge\.reward_models\.spatial is .*nowhere"):
         check_models(load_config("quickstart", fixed))
 

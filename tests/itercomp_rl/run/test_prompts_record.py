@@ -26,7 +26,7 @@ def test_a_run_does_not_go_on_with_other_prompts_of_its_policy(tmp_path: Path) -
     for name, file in files.items():
         file.write_text("".join(f"a {name} prompt {i}\n" for i in range(4)))
     overrides = [f"prompts.{name}_file={file}" for name, file in files.items()]
-    judges = ("judge.first_round=reward", "judge.later_rounds=reward", "evaluation.judge=reward")
+    judges = ("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true")
     overrides += ["prompts.source=files", "prompts.gallery=4", "prompts.policy=4", *judges]
     store = open_store("memory://", create=True)
     put_prompts(store, Plan(config=load_config("tiny", overrides)))

@@ -64,7 +64,7 @@ def test_what_a_changed_setting_leaves_to_take_over(change: str, left: set[str])
 def test_another_trunk_changes_what_reward_models_learn_and_what_a_judge_of_that_trunk_says() -> None:
     trunk = "reward.trunk=embedded:trunk"
     assert set(kinds(plan(), plan(trunk))) == RANKS
-    by_reward = ("judge.first_round=reward", "evaluation.judge=reward")
+    by_reward = ("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true")
     assert set(kinds(plan(*by_reward), plan(*by_reward))) == ALL_KINDS
     assert set(kinds(plan(*by_reward), plan(*by_reward, trunk))) == IMAGES
     assert set(kinds(plan(), plan(*by_reward))) == IMAGES
@@ -84,7 +84,8 @@ def test_a_base_that_differs_leaves_the_others_grades() -> None:
     assert "losses" not in found
 
 
-FILES = ("prompts.source=files", "judge.first_round=reward", "evaluation.judge=reward", "judge.later_rounds=reward")
+JUDGES = ("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true")
+FILES = ("prompts.source=files", *JUDGES)
 
 
 def of_files(folder: Path, *overrides: str) -> Plan:

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.t2i_compbench.files import (
-    BENCHMARK,
-    CATEGORIES,
     image_name,
     parse_shard,
     pick,
@@ -22,6 +20,7 @@ from itercomp_rl.evaluation.t2i_compbench.files import (
     write_result,
 )
 from itercomp_rl.evaluation.t2i_compbench.samples import Group, draw_samples, samples_of, score_samples
+from itercomp_rl.prompt_sets.compbench import BENCHMARK, CATEGORIES
 
 NASTY = ["a cup/a bowl", "two\nlines", "../../etc", "..", "under_score", "x" * 500, "ü" * 300, 'a "b": c?', "100% red"]
 

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itercomp_rl.evaluation.t2i_compbench.files import BENCHMARK, read_prompts
+from itercomp_rl.evaluation.t2i_compbench.files import read_prompts
 from itercomp_rl.gallery.planning import rule
 from itercomp_rl.gallery.planning.layout import Box
 from itercomp_rl.gallery.planning.objects import parse_prompt
+from itercomp_rl.prompt_sets.compbench import BENCHMARK
 from itercomp_rl.shapes.scenes import RELATIONS, SPATIAL, TEMPLATES
 
 
