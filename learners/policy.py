@@ -1,29 +1,26 @@
 """Step 6 of a prompt's road: one rank of the policy learner turns rollouts into new policy weights (ReFL)."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from itercomp_rl.config.schema import PolicyConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
-from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.encoded import EncodedPrompts, load_with_encoded_prompts
+from itercomp_rl.diffusion.frozen_base import FrozenBase
 from itercomp_rl.diffusion.lora import Lora, add_lora, has_lora
-from itercomp_rl.diffusion.policy import Conditioning, Policy
+from itercomp_rl.diffusion.policy import Policy
 from itercomp_rl.diffusion.published import LORA, load_published
-from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
+from itercomp_rl.diffusion.refl import Feedback
 from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
 from itercomp_rl.ranking.pretraining_images import load_pretraining_images
-from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.published import load_reported
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
@@ -36,6 +33,7 @@ from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_check
 from learners.engine.engine import Engine
 from learners.engine.open import open_engine
 from learners.engine.spec import Group, engine_spec
+from learners.policy_losses import PolicyLosses
 from learners.writers import writers_of
 
 log = logging.getLogger(__name__)
@@ -82,8 +80,9 @@ class PolicyLearner:
     def open(self, order: PolicyOrder) -> int:
         """Load policy, reward models and this round's newest checkpoint; publish live weights; returns updates made."""
         settings = self._settings
-        gallery = self._gallery_images(order) if settings.pretraining_weight else []
-        policy = self._policy(order, [prompt.text for prompt, _ in gallery])
+        is_regularised = settings.pretraining_weight or settings.stay_near_base
+        gallery = self._gallery_images(order) if is_regularised else []
+        policy, base = self._policy(order, [prompt.text for prompt, _ in gallery])
         engine = open_engine(
             policy.trainable,
             engine_spec(settings.engine, order.total_updates or settings.updates),
@@ -98,10 +97,11 @@ class PolicyLearner:
             self._go_on(engine, order.start_version)
         self._task = _Task(
             order=order,
-            policy=policy,
             engine=engine,
             live=DeltaPublisher(self._store, order.live_role, settings.anchor_every, self._ranks()),
-            gallery=gallery,
+            losses=PolicyLosses(
+                policy, settings, (self._seed, order.round), self._encoded, base, gallery, self._images
+            ),
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
         self.take_rewards(order.rewards)
@@ -117,18 +117,20 @@ class PolicyLearner:
                 "is nothing to learn from; give reward.weights, or better reward models (on_bad_reward dropped them)"
             )
         trusted = {aspect: report for aspect, report in reports.items() if report.weight > 0}
-        task.rewards = load_reported(self._store, self._trunk, trusted, self._device) if trusted else None
-        if task.rewards is not None:
-            task.rewards.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
-        task.feedback = Feedback(
+        ensemble = load_reported(self._store, self._trunk, trusted, self._device) if trusted else None
+        if ensemble is not None:
+            ensemble.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
+        feedback = Feedback(
             weights={aspect: report.weight for aspect, report in trusted.items()},
             target=settings.target,
             targets={aspect: settings.targets[aspect] for aspect in trusted if aspect in settings.targets},
             combine=settings.combine,  # type: ignore[arg-type]  # checked with the config
+            aspect_gradients=settings.aspect_gradients,  # type: ignore[arg-type]  # likewise
             scale=settings.loss_scale,
             num_grad_steps=settings.grad_steps,
             guidance=settings.rollout_guidance,
         )
+        task.losses.follow(ensemble, feedback)
         task.learned_by.append({"update": task.engine.updates, **{a: asdict(r) for a, r in reports.items()}})
 
     def update(self, number: int, rollouts: Sequence[Rollout], num_rollouts: int | None = None) -> dict[str, float]:
@@ -141,7 +143,7 @@ class PolicyLearner:
             raise CheckpointError(f"update {number} was asked for, the learner stands at {task.engine.updates}")
         found: list[dict[str, float]] = []
         for rollout in rollouts:
-            for loss, metrics in self._losses(task, rollout, num_rollouts or len(rollouts)):
+            for loss, metrics in task.losses.of(rollout, num_rollouts or len(rollouts), number):
                 task.engine.backward(loss / len(rollouts))
                 found.append(metrics)
         stepped = task.engine.step()
@@ -180,8 +182,8 @@ class PolicyLearner:
             raise WorkerDiedError("a policy learner was restarted and holds no round")
         return self._task
 
-    def _policy(self, order: PolicyOrder, gallery_prompts: Sequence[str]) -> Policy:
-        """The checkpoint with the weights to start from, and `requires_grad` on what learns."""
+    def _policy(self, order: PolicyOrder, gallery_prompts: Sequence[str]) -> tuple[Policy, FrozenBase | None]:
+        """The checkpoint with the weights to start from, and `requires_grad` on what learns; its base, if needed."""
         settings = self._settings
         policy = load_with_encoded_prompts(
             checkpoint_path(settings.model),
@@ -192,6 +194,7 @@ class PolicyLearner:
             resolution_px=settings.size_px,
         ).to_channels_last(but_trainable=True)
         check_attention("policy.attention", settings.attention, policy.dtype, self._device)
+        base = FrozenBase(policy, learns_adapter=settings.lora.rank > 0) if settings.stay_near_base else None
         if order.start_version is not None:
             load_published(policy, weights.open_version(self._store, POLICY, order.start_version))
         if not settings.lora.rank:
@@ -199,9 +202,11 @@ class PolicyLearner:
         elif not has_lora(policy.trainable):
             add_lora(policy, lora_of(settings, policy), seed=seed_of(self._seed, "lora", order.round))
         set_attention(policy.trainable, settings.attention)
+        if base is not None and base.network is not None:
+            set_attention(base.network, settings.attention)
         if settings.gradient_checkpointing:
             policy.enable_gradient_checkpointing()
-        return policy
+        return policy, base
 
     def _go_on(self, engine: Engine, start_version: int) -> None:
         """Give the engine the raw weights, the moments and the average that the round before ended with.
@@ -226,72 +231,6 @@ class PolicyLearner:
             drop_checkpoints(self._checkpoints, _stem(earlier), rank=self._group.rank)
             if earlier != order.start_version:
                 drop_checkpoints(self._checkpoints, _state_after(earlier), rank=self._group.rank)
-
-    def _losses(self, task: "_Task", rollout: Rollout, num_rollouts: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """The loss at each gradient point of a rollout, to be summed; their backward passes can run one by one.
-
-        Every draw depends on the rollout's index alone, so ranks can share rollouts out freely.
-        """
-        settings, num_points = self._settings, len(rollout.mid_steps)
-        generator = torch.Generator().manual_seed(seed_of(self._seed, "update", task.order.round, rollout.index))
-        for point in range(num_points):
-            loss, metrics = torch.zeros((), device=self._device), {}
-            if task.rewards is not None:
-                loss, metrics = self._feedback(task, rollout, point, generator)
-                loss = loss / num_points
-            if point == 0 and settings.pretraining_weight and task.gallery:
-                denoising = self._denoising(task, max(1, settings.pretraining_batch // num_rollouts), generator)
-                loss = loss + settings.pretraining_weight * denoising
-                metrics["denoising_loss"] = denoising.item()
-            if loss.requires_grad:
-                yield loss, metrics
-
-    def _denoising(self, task: "_Task", size: int, generator: torch.Generator) -> Tensor:
-        """The pre-training loss on gallery images."""
-        rows = torch.randint(len(task.gallery), (size,), generator=generator).tolist()
-        chosen = [task.gallery[i] for i in rows]
-        pixels = np.stack(self._images.load([ref for _, ref in chosen], task.policy.view))
-        latents = task.policy.encode_images(torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).float() / 255)
-        return task.policy.denoising_loss(
-            latents, self._captions([prompt.text for prompt, _ in chosen], generator), generator
-        )
-
-    def _captions(self, texts: list[str], generator: torch.Generator) -> Conditioning:
-        """Conditioning of the captions, of which the share `caption_dropout` is left out."""
-        if dropout := self._settings.caption_dropout:
-            is_kept = torch.rand(len(texts), generator=generator) >= dropout
-            texts = [text if kept else "" for text, kept in zip(texts, is_kept.tolist(), strict=True)]
-        return self._encoded.of(texts, self._device)
-
-    def _feedback(
-        self, task: "_Task", rollout: Rollout, point: int, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, float]]:
-        settings, policy, rewards = self._settings, task.policy, task.rewards
-        assert rewards is not None
-        texts = rewards.tokenize([prompt.text for prompt in rollout.prompts])
-        # A rollout's own generators stayed with its roller; the noise of gradient steps beyond it is drawn afresh.
-        place = (task.order.round, rollout.index, point)
-        seeds = [seed_of(self._seed, "gradient steps", *place, row) for row in range(len(rollout.prompts))]
-        rolled = Rolled(
-            latents=torch.tensor(rollout.latents[point], device=self._device),
-            cond=self._conditions(rollout.prompts),
-            schedule=policy.schedule(settings.num_steps, settings.scheduler),
-            mid=list(rollout.mid_steps[point]),
-            generators=image_generators(seeds) if settings.grad_steps > 1 else None,
-        )
-        mask = {
-            aspect: torch.tensor([aspect in prompt.aspects for prompt in rollout.prompts], device=self._device)
-            for aspect in rewards.aspects
-        }
-
-        def score(images: Tensor) -> dict[str, Tensor]:
-            seen = jitter(images, generator, max_shift_px=settings.shift, noise_std=settings.noise)
-            return rewards.score(seen, texts)
-
-        return feedback_step(policy, score, rolled, task.feedback, mask)
-
-    def _conditions(self, prompts: Sequence[Prompt]) -> Conditioning:
-        return self._encoded.of([prompt.text for prompt in prompts], self._device)
 
     def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:
         winners = self._settings.pretraining_images == "winners"
@@ -330,14 +269,10 @@ class _Task:
         self,
         *,
         order: PolicyOrder,
-        policy: Policy,
         engine: Engine,
         live: DeltaPublisher,
-        gallery: list[tuple[Prompt, ImageRef]],
+        losses: PolicyLosses,
         lora: dict[str, Any] | None,
     ) -> None:
-        self.order, self.policy, self.engine = order, policy, engine
-        self.live, self.gallery, self.lora = live, gallery, lora
-        self.rewards: RewardEnsemble | None = None
-        self.feedback = Feedback(weights={})
+        self.order, self.engine, self.live, self.losses, self.lora = order, engine, live, losses, lora
         self.learned_by: list[dict[str, Any]] = []  # JSON: from which update on by which reward models

@@ -219,11 +219,14 @@ class PolicyConfig:
     target: float
     targets: dict[str, float]
     combine: str
+    aspect_gradients: str
+    gradient_metrics_every: int
     loss_scale: float
     pretraining_weight: float
     pretraining_batch: int
     pretraining_images: str
     caption_dropout: float
+    stay_near_base: float
     shift: int
     noise: float
     checkpoint_every: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,6 +77,20 @@ def check_targets(network: nn.Module, targets: tuple[str, ...]) -> None:
 def has_lora(network: nn.Module) -> bool:
     """Whether an adapter is on the network."""
     return any(MARK in name for name, _ in network.named_parameters())
+
+
+@contextmanager
+def adapter_off(network: nn.Module) -> Iterator[None]:
+    """While open, a network with an adapter computes what it computes without one; the adapter learns on afterwards.
+
+    Losses computed before may be backpropagated after, but not while it is open.
+    """
+    adapted: Any = network  # Any: the adapter methods are a diffusers mixin's
+    adapted.disable_adapters()
+    try:
+        yield
+    finally:
+        adapted.enable_adapters()
 
 
 def load_weights(policy: Policy, tensors: Mapping[str, Tensor], lora: Lora | None, *, is_part: bool = False) -> None:

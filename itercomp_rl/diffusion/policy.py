@@ -18,7 +18,6 @@ from itercomp_rl.diffusion.denoise import (
     Schedule,
     denoise,
     image_generators,
-    noised_for_training,
     standard_noise,
 )
 from itercomp_rl.errors import CheckpointError, ConfigError, DivergedError
@@ -48,6 +47,12 @@ class Conditioning:
 
     def to(self, device: torch.device | str) -> Conditioning:
         return self._each(lambda tensor: tensor.to(device))
+
+    def at_distilled_guidance(self, guidance: float) -> Conditioning:
+        """The same, with this distilled guidance for every image, where the network is told one at all."""
+        if self.guidance is None:
+            return self
+        return replace(self, guidance=torch.full_like(self.guidance, guidance))
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
@@ -192,9 +197,16 @@ class Policy:
             self._schedules[key] = self.process.schedule(num_steps, kind)
         return self._schedules[key]
 
-    def predict(self, latents: Tensor, cond: Conditioning, timesteps_B: Tensor) -> Tensor:
-        """The raw output of the network [B, C, H, W] in float32; it runs in its own dtype, or in autocast's."""
-        return self.family.call(self.network, latents.to(self.dtype), timesteps_B, cond).float()
+    def predict(
+        self, latents: Tensor, cond: Conditioning, timesteps_B: Tensor, *, network: nn.Module | None = None
+    ) -> Tensor:
+        """The raw output of the network [B, C, H, W] in float32; it runs in its own dtype, or in autocast's.
+
+        network: another one of the same shape and dtype, in place of the policy's.
+        """
+        return self.family.call(
+            self.network if network is None else network, latents.to(self.dtype), timesteps_B, cond
+        ).float()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -297,21 +309,6 @@ class Policy:
         latents = denoise(network, self.start_latents(generators), schedule, (0, num_steps), generators)
         return as_uint8(self.decode(latents))
 
-    def denoising_loss(
-        self,
-        x0: Tensor,
-        cond: Conditioning,
-        generator: torch.Generator,
-        *,
-        timestep_range: tuple[float, float] = (0.0, 1.0),
-    ) -> Tensor:
-        """The pre-training loss on clean latents [B, C, H, W]: mean squared error at uniform noise levels; scalar.
-
-        timestep_range: the share of the noise levels to draw from, 0 clean to 1 pure noise.
-        """
-        latents, target, timesteps_B = noised_for_training(self.process, x0, generator, timestep_range)
-        return torch.nn.functional.mse_loss(self.predict(latents, cond, timesteps_B), target.float())
-
     def _conditioned(self, cond: Conditioning) -> Network:
         def network(latents: Tensor, timesteps_B: Tensor, rows: Sequence[int]) -> Tensor:
             return self.predict(latents, cond if len(rows) == len(cond) else cond.index(rows), timesteps_B)
@@ -326,7 +323,7 @@ class Policy:
         if negative is not None and (cond.guidance is not None or guidance is None or guidance <= 1):
             raise ConfigError(f"a negative prompt has no effect at guidance {guidance} of this policy: leave it unset")
         if guidance is not None and cond.guidance is not None:
-            return self._conditioned(replace(cond, guidance=torch.full_like(cond.guidance, guidance)))
+            return self._conditioned(cond.at_distilled_guidance(guidance))
         if guidance is None or guidance <= 1:
             return self._conditioned(cond)
         unconditional = self._negative(cond, negative)

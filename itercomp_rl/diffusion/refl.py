@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 from itercomp_rl.diffusion.denoise import Index, Schedule
+from itercomp_rl.diffusion.image_gradients import (
+    gradient_metrics,
+    image_gradients,
+    is_clamped,
+    loss_along,
+    without_conflicts,
+)
 from itercomp_rl.diffusion.policy import Conditioning, Policy
 from itercomp_rl.errors import DivergedError
 
@@ -26,6 +33,7 @@ class Feedback:
     target: float = 2.0  # standardised score at which an image is good enough
     targets: Mapping[str, float] = field(default_factory=dict)  # by aspect, where it is not `target`
     combine: Literal["sum", "mean"] = "sum"  # mean: an image's pulls are divided by the number of its prompt's aspects
+    aspect_gradients: Literal["sum", "project_by_image"] = "sum"  # the latter takes conflicts out of an image's pulls
     scale: float = 1e-3
     num_grad_steps: int = 1  # 1: one-step prediction (ReFL); more: gradient through that many steps (DRaFT-K)
     guidance: float | None = None  # of the gradient's own steps, as of the rollout before them; None or 1: none
@@ -65,14 +73,37 @@ def refl_loss(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[st
     if shapes or len(shape) != 1 or shape[0] == 0:
         raise ValueError(f"scores and masks have shapes {sorted({shape, *shapes})}: one [B] with B over 0 is needed")
     total_B = torch.zeros(())
+    for pull_B in _pulls(scores, feedback, mask).values():
+        total_B = total_B.to(pull_B.device) + pull_B
+    return feedback.scale * (total_B / _divisor(scores, feedback, mask)).mean()
+
+
+def aspect_losses(
+    scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """What each aspect adds to `refl_loss` of the same arguments: float32 scalars, whose sum it is."""
+    divisor = _divisor(scores, feedback, mask)
+    pulls = _pulls(scores, feedback, mask)
+    return {aspect: feedback.scale * (pull_B / divisor).mean() for aspect, pull_B in pulls.items()}
+
+
+def _pulls(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """How far each image is from the target of each aspect, times its weight; [B] per aspect, 0 where masked."""
+    found = {}
     for aspect, score_B in scores.items():
         pull_B = feedback.weights[aspect] * torch.relu(feedback.target_of(aspect) - score_B.float())
         # where, not a product: a score that is not finite must not reach the loss through a masked place
-        total_B = total_B.to(pull_B.device) + (pull_B if mask is None else pull_B.where(mask[aspect], 0.0))
-    if feedback.combine == "mean":
-        num_B = torch.stack([m.float() for m in mask.values()]).sum(0) if mask else torch.tensor(float(len(scores)))
-        total_B = total_B / num_B.clamp(min=1).to(total_B.device)
-    return feedback.scale * total_B.mean()
+        found[aspect] = pull_B if mask is None else pull_B.where(mask[aspect], 0.0)
+    return found
+
+
+def _divisor(scores: Mapping[str, Tensor], feedback: Feedback, mask: Mapping[str, Tensor] | None) -> Tensor | float:
+    """What an image's pulls are divided by: 1, or by `combine` the number of its prompt's aspects, [B]."""
+    if feedback.combine == "sum":
+        return 1.0
+    if not mask:
+        return float(len(scores))
+    return torch.stack([m.float() for m in mask.values()]).sum(0).clamp(min=1)
 
 
 def feedback_step(
@@ -81,10 +112,16 @@ def feedback_step(
     rolled: Rolled,
     feedback: Feedback,
     mask: Mapping[str, Tensor] | None = None,
+    *,
+    measures_gradients: bool = False,
+    order_seed: int = 0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The half of ReFL that has a gradient: predict x0 from the mid step, decode, score, and compare with the target.
 
-    Returns: the loss, whose backward the caller runs, and metrics (scores are means over the unmasked images).
+    Args: measures_gradients: add the metrics of the aspects' gradients. order_seed: of the order in which
+    `project_by_image` frees aspects of one another.
+    Returns: the loss, whose backward the caller runs, and metrics (scores are means over the unmasked images). The
+    value of a projected loss means nothing, only its gradient does; the metric `refl_loss` is the hinge's either way.
     Raises: DivergedError if the loss is not finite.
     """
     x0 = policy.predict_x0(
@@ -96,11 +133,19 @@ def feedback_step(
         generators=rolled.generators,
         guidance=feedback.guidance,
     )
-    scores = rewards(policy.decode(x0))
+    images = policy.decode(x0)
+    scores = rewards(images)
     loss = refl_loss(scores, feedback, mask)
     metrics = {"refl_loss": loss.item(), **_score_metrics(scores, feedback, mask)}
     if not torch.isfinite(loss):
         raise DivergedError(f"the feedback loss is {loss.item()} with rewards {metrics}: lower the policy's lr")
+    is_projected = feedback.aspect_gradients == "project_by_image"
+    if is_projected or measures_gradients:
+        gradients = image_gradients(aspect_losses(scores, feedback, mask), images)
+        if measures_gradients:
+            metrics |= gradient_metrics(gradients) | {"clamped_share": is_clamped(images).float().mean().item()}
+        if is_projected:
+            loss = loss_along(without_conflicts(gradients, order_seed), images)
     return loss, metrics
 
 

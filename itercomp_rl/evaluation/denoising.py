@@ -24,6 +24,8 @@ def denoising_losses(
 ) -> list[float]:
     """The pre-training loss of each picture [H, W, 3], a mean over the noise levels; a seed sets a picture's noise.
 
+    A distilled guidance that the network is told is 1 here, as in pre-training: a picture says nothing about guidance.
+
     Raises: DivergedError if it is not finite.
     """
     found: list[float] = []
@@ -31,7 +33,8 @@ def denoising_losses(
         rows = slice(start, start + batch)
         images = [torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 for picture in pictures[rows]]
         x0 = policy.encode_images(torch.cat([policy.fit(image.to(policy.device)) for image in images]))
-        cond, generators = policy.encode(prompts[rows]), image_generators(seeds[rows])
+        cond = policy.encode(prompts[rows]).at_distilled_guidance(1.0)
+        generators = image_generators(seeds[rows])
         loss_B = torch.zeros(len(x0), device=policy.device)
         for level in range(NUM_LEVELS):
             middle = int((level + 0.5) / NUM_LEVELS * len(policy.process.signal_T))

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from itercomp_rl.config.judging_sources import COMPBENCH_MODELS, for_evaluation, reward_sources
-from itercomp_rl.config.schema import OWN_POLICY, Config, EngineConfig
+from itercomp_rl.config.schema import OWN_POLICY, Config, EngineConfig, PolicyConfig
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, drawing_checkpoint, load_index
 from itercomp_rl.diffusion.component_files import transformers_weights
 from itercomp_rl.diffusion.family import DTYPES
@@ -130,7 +130,7 @@ def _text(config: Config, parts: Mapping[str, int], on_gpu: bool) -> dict[str, i
     if on_gpu:
         return found_first
     num = min(config.prompts.policy, policy.updates * policy.batch * config.run.rounds)
-    num += config.prompts.gallery if policy.pretraining_weight else 0
+    num += config.prompts.gallery if _is_regularised(policy) else 0
     return found_first | {"encoded prompts": num * found.prompt_numbers * width}
 
 
@@ -156,10 +156,14 @@ def _learner(config: Config) -> dict[str, int]:
     num_aspects = len(config.prompts.aspects)
     whole = (found.network_params + adapter) * width
     denoised = 0  # gallery images whose loss is backpropagated together with a rollout's
-    if policy.pretraining_weight:
+    if _is_regularised(policy):
         denoised = max(1, policy.pretraining_batch * policy.rollout_batch // policy.batch)
+        if policy.pretraining_weight and policy.stay_near_base and found.pipeline == "FluxPipeline":
+            denoised *= 2  # predicted at a guidance of 1 and at the policy's own
+    is_base_copied = policy.stay_near_base > 0 and not adapter  # an adapter is switched off instead
     return {
         "network": whole // (ranks if policy.engine.zero_stage == 3 else 1),
+        "base": found.network_params * width if is_base_copied else 0,
         **_training(policy.engine, trained, ranks),
         "VAE": found.vae_params * 4,
         "reward models": num_aspects * rewards.params * 4,
@@ -167,6 +171,11 @@ def _learner(config: Config) -> dict[str, int]:
         + policy.rollout_batch
         * (found.network_bytes * guided * policy.grad_steps + found.vae_bytes + num_aspects * rewards.image_bytes),
     }
+
+
+def _is_regularised(policy: PolicyConfig) -> bool:
+    """Whether gallery images are learned from beside the rewards."""
+    return policy.pretraining_weight > 0 or policy.stay_near_base > 0
 
 
 def _training(engine: EngineConfig, trained: int, ranks: int) -> dict[str, int]:
@@ -339,6 +348,8 @@ def _ways_out(config: Config) -> Iterable[str]:
         yield f"  policy.rollout_batch={max(1, policy.rollout_batch // 2)}: activations in half, the same update"
     if not policy.lora.rank:
         yield "  policy.lora.rank=32: gradients and optimizer of the adapter alone"
+    if policy.stay_near_base and not policy.lora.rank:
+        yield "  policy.stay_near_base=0: no frozen copy of the network, which an adapter does not need either"
     if config.actors.policy_learners.count > 1 and engine.zero_stage < 3:
         yield f"  policy.engine.zero_stage={engine.zero_stage + 1}: more of the training state shared out"
     if engine.kind == "plain" and engine.optimizer == "adamw":

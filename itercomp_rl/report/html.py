@@ -253,7 +253,11 @@ def policy_plots(metrics: Mapping[str, Series]) -> list[plots.Plot]:
         found.append(plots.curves("policy-reward", rewards, y="reward", caption=caption))
     losses = {
         word: metrics[name]
-        for word, name in (("feedback", "policy/refl_loss"), ("denoising", "policy/denoising_loss"))
+        for word, name in (
+            ("feedback", "policy/refl_loss"),
+            ("denoising", "policy/denoising_loss"),
+            ("distance to the base", "policy/base_distance"),
+        )
         if name in metrics
     }
     if losses:
@@ -261,6 +265,18 @@ def policy_plots(metrics: Mapping[str, Series]) -> list[plots.Plot]:
     if "policy/grad_norm" in metrics:
         norm = {"gradient norm": metrics["policy/grad_norm"]}
         found.append(plots.curves("policy-norm", norm, y="gradient norm", caption="Before clipping."))
+    return found + aspect_plots(metrics)
+
+
+def aspect_plots(metrics: Mapping[str, Series]) -> list[plots.Plot]:
+    """How hard each aspect pulled at the images, and whether aspects pulled the same way, where it was measured."""
+    found, x = [], "measurement (every policy.gradient_metrics_every updates)"
+    if norms := _aspects_of(metrics, "policy/image_gradient_norm_", ""):
+        caption = "Norm of each aspect's gradient at the pixels of an image, a mean over the images that it pulls."
+        found.append(plots.curves("aspect-norms", norms, y="gradient norm", x=x, caption=caption))
+    if cosines := _aspects_of(metrics, "policy/image_gradient_cosine_", ""):
+        caption = "Cosine of two aspects' gradients at the pixels of an image: below 0 they want opposite things of it."
+        found.append(plots.curves("aspect-cosines", cosines, y="cosine", x=x, caption=caption, level=("apart", 0.0)))
     return found
 
 

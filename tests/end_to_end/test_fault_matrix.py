@@ -148,6 +148,22 @@ def test_a_role_killed_while_all_learn_at_once_leaves_a_whole_run(role: str, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_learner_killed_while_held_near_its_base_draws_the_same_orders_again(rank: int, tmp_path: Path) -> None:
+    """With whole weights the copy of the base is made anew by whoever goes on."""
+    guarded = ("policy.stay_near_base=1.0", "policy.aspect_gradients=project_by_image", f"policy.lora.rank={rank}")
+    outcomes = []
+    kills = [Kill(role="policy_learner", moment=moment, how="before", nth=2) for moment in ("policy", "second round")]
+    for name, due in (("undisturbed", []), ("killed", kills)):
+        config = small_config(tmp_path / name, *guarded, "policy.gradient_metrics_every=1")
+        store = open_store(config.store_url, create=True, durable=False)
+        finished(config, store, due)
+        outcomes.append(outcome(config, store))
+    assert all(kill.done for kill in kills)
+    assert_same(*outcomes)
+
+
+@pytest.mark.slow
 def test_a_reward_model_no_better_than_chance_places_no_newcomer(tmp_path: Path) -> None:
     config = small_config(tmp_path, "reward.min_accuracy=0.999", "reward.on_bad_reward=drop")
     store, plan = open_store(config.store_url, create=True, durable=False), Plan(config=config)

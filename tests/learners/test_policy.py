@@ -237,9 +237,10 @@ def test_a_round_without_the_state_of_the_last_one_starts_from_what_it_published
 
 def test_captions_are_left_out_as_often_as_the_config_says(sd: Path, store: Store, tmp_path: Path) -> None:
     learner = opened(settings(sd, "policy.caption_dropout=0.25"), store, order(36), tmp_path)
-    (empty,) = learner._captions([""], torch.Generator()).tokens
+    captions = learner._opened().losses._captions
+    (empty,) = captions([""], torch.Generator()).tokens
     text = prompts_of(settings(sd))[0]
-    tokens = learner._captions([text] * 400, torch.Generator().manual_seed(0)).tokens
+    tokens = captions([text] * 400, torch.Generator().manual_seed(0)).tokens
     num_empty = sum(torch.equal(one, empty) for one in tokens)
     assert 70 < num_empty < 130  # binomial: 100, standard deviation 8.7
 

@@ -17,7 +17,8 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
 from learners.engine.spec import Group
 from tests.parts.checkpoints import make_sdxl
-from tests.parts.policy_rank import BASE, UPDATES, learn
+from tests.parts.policy_rank import BASE, GALLERY, UPDATES, learn
+from tests.parts.rank_store import make_rank_store, put_rankings
 
 ROOT = Path(__file__).parents[2]
 ALONE = Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo")
@@ -26,17 +27,34 @@ ENGINES = {
     "zero1": ["policy.engine.kind=deepspeed", "policy.engine.zero_stage=1"],
     "zero3": ["policy.engine.kind=deepspeed", "policy.engine.zero_stage=3"],
 }
-MODES = {"full": ["policy.lora.rank=0"], "lora": ["policy.lora.rank=2"]}
+# Conflicts of aspects taken out, and a regulariser beside the rewards: the base asked under every engine.
+GUARDED = [
+    *("policy.aspect_gradients=project_by_image", "policy.stay_near_base=2.0", "policy.pretraining_weight=0.1"),
+    *("policy.pretraining_batch=4", "policy.gradient_metrics_every=2"),
+]
+MODES = {
+    "full": ["policy.lora.rank=0"],
+    "lora": ["policy.lora.rank=2"],
+    "full-guarded": ["policy.lora.rank=0", *GUARDED],
+    "lora-guarded": ["policy.lora.rank=2", *GUARDED],
+}
 CASES = {f"{mode}-{engine}": [*MODES[mode], *ENGINES[engine]] for mode in MODES for engine in ENGINES}
 REFERENCES = {f"{mode}-alone": [*MODES[mode], *ENGINES["plain"]] for mode in MODES}
 
 
 def make_stores(folder: Path) -> None:
-    """One for the rollouts, with the base policy, and one for each case, with its reward model."""
-    trunk = load_reward(Path(checkpoint_path("embedded:conv_trunk")))
+    """One for the rollouts, with the base policy, and one for each case, with its reward models and a gallery.
+
+    The rewards conflict: `spatial` dislikes what another trunk likes.
+    """
+    trunks = {name: load_reward(Path(checkpoint_path(f"embedded:{name}"))) for name in ("conv_trunk", "generic_trunk")}
+    disliking = trunks["generic_trunk"].state_dict()
+    disliking["reward_std"] = -disliking["reward_std"]
     for name in (*CASES, *REFERENCES):
-        store = open_store((folder / name / "store").as_uri(), create=True, durable=False)
-        weights.publish(store, "reward-attribute", 0, trunk.state_dict(), {})
+        store, prompts = make_rank_store((folder / name / "store").as_uri())
+        assert put_rankings(store, prompts) == GALLERY
+        weights.publish(store, "reward-attribute", 0, trunks["conv_trunk"].state_dict(), {})
+        weights.publish(store, "reward-spatial", 0, disliking, {})
     base = dict(load_policy(make_sdxl(folder / "sdxl")).trainable.named_parameters())
     store = open_store((folder / "store").as_uri(), create=True, durable=False)
     weights.publish(store, *BASE, {name: p.detach() for name, p in base.items()}, {})
@@ -96,14 +114,15 @@ def test_plain_and_zero_learn_and_publish_the_same_whole_or_as_an_adapter(tmp_pa
 
 
 def check_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    """Equal to fp32 rounding on average, and nowhere off by a twentieth of one step of 1e-3.
+    """Equal to fp32 rounding on average, off by a twentieth of one step of 1e-3 in less than one weight of 10,000.
 
     Adam divides a gradient by its own size: of one as small as its epsilon, rounding is a visible part of the step.
     """
     assert found.keys() == wanted.keys()
     off = torch.cat([(found[name] - wanted[name]).abs().flatten().double() for name in wanted])
     assert off.mean() < 1e-7
-    assert off.max() < 5e-5
+    assert (off > 5e-5).double().mean() < 1e-4
+    assert off.max() < 1e-3
 
 
 def check_bytes(folder: Path, stores: dict[str, Store]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from learners.policy import PolicyLearner
 CPU = torch.device("cpu")
 UPDATES = 3
 BASE = ("live-base", 0)  # role and version that every rollout is drawn under
+GALLERY = "r000-00000"  # the rankings record of each case's store
 
 
 def settings(folder: Path, *overrides: str) -> Config:
@@ -52,7 +54,8 @@ def learn(folder: Path, cases: dict[str, list[str]], group: Group) -> dict[str, 
     roller = Roller(open_store((folder / "store").as_uri()), config.policy, CPU, plan.rolled_prompts)
     rollouts = [roller.roll(plan.rollout_order(0, index, BASE)) for index in range(4 * UPDATES)]
     report = RewardReport(aspect="attribute", version=0, accuracy=1.0, num_pairs=9, mean=0.0, std=1.0, weight=1.0)
-    order = PolicyOrder(round=0, start_version=None, live_role="live", rewards={"attribute": report}, rankings=())
+    rewards = {aspect: replace(report, aspect=aspect) for aspect in ("attribute", "spatial")}
+    order = PolicyOrder(round=0, start_version=None, live_role="live", rewards=rewards, rankings=(GALLERY,))
     norms = {}
     for name, overrides in cases.items():
         store, chosen = open_store((folder / name / "store").as_uri()), settings(folder, *overrides)

@@ -61,6 +61,8 @@ def _counts(config: Config) -> None:
         "reward.updates": config.reward.updates,
         "policy.max_policy_lag": config.policy.max_policy_lag,
         "policy.pretraining_weight": config.policy.pretraining_weight,
+        "policy.stay_near_base": config.policy.stay_near_base,
+        "policy.gradient_metrics_every": config.policy.gradient_metrics_every,
         "policy.shift": config.policy.shift,
         "policy.lora.rank": config.policy.lora.rank,
         "policy.noise": config.policy.noise,

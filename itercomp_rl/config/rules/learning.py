@@ -62,6 +62,7 @@ def _pretraining(config: Config) -> None:
     require(
         0 <= policy.caption_dropout < 1, "policy.caption_dropout", policy.caption_dropout, "must be from 0 to below 1"
     )
+    require(math.isfinite(policy.stay_near_base), "policy.stay_near_base", policy.stay_near_base, "must be finite")
     if policy.pretraining_images == "base":
         members = [name for name, member in config.gallery.members.items() if draws_as_base(member, policy.model)]
         require(
@@ -76,6 +77,7 @@ def _pretraining(config: Config) -> None:
 def _policy(config: Config) -> None:
     policy = config.policy
     one_of("policy.combine", policy.combine, ("sum", "mean"))
+    one_of("policy.aspect_gradients", policy.aspect_gradients, ("sum", "project_by_image"))
     for aspect, target in policy.targets.items():
         one_of("policy.targets", aspect, tuple(config.prompts.aspects))
         require(math.isfinite(target), f"policy.targets.{aspect}", target, "must be finite")

@@ -1,7 +1,7 @@
 """The memory check: its counts are those of the real models, and what cannot fit is refused with what would help."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +220,19 @@ def test_gallery_images_of_the_pre_training_loss_count_with_the_rollout_that_the
     without = activations("policy.pretraining_weight=0")
     assert activations("policy.pretraining_batch=12") - without == 3 * image  # 12 images over 4 rollouts
     assert activations("policy.pretraining_batch=1") - without == image
+
+
+def test_a_copy_of_the_base_counts_where_all_weights_are_held_near_it_and_an_adapter_needs_none() -> None:
+    def parts(*overrides: str) -> Mapping[str, int]:
+        return need(load_config("quickstart", list(overrides)), "policy_learner-0", on_gpu=True).parts
+
+    near = "policy.stay_near_base=0.1"
+    assert parts()["base"] == 0
+    assert parts(near)["base"] == parts()["network"]
+    assert parts(near, "policy.engine.dtype=bf16")["base"] == parts()["network"] // 2
+    assert parts(near, "policy.engine.zero_stage=3")["base"] == parts()["network"]  # whole in every rank
+    assert parts(near, "policy.lora.rank=4")["base"] == 0
+    assert parts(near, "policy.pretraining_weight=0")["activations"] == parts()["activations"]  # the same images
 
 
 def test_training_state_is_counted_by_stage_and_optimizer() -> None:

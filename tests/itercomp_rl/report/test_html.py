@@ -12,7 +12,8 @@ import pytest
 from itercomp_rl.config.load import load_config
 from itercomp_rl.evaluation.scores import Graded, aspects_of, load_grades, preferences_add
 from itercomp_rl.plan import Plan
-from itercomp_rl.report.html import tiles, verdict, write_report
+from itercomp_rl.report.facts import Series
+from itercomp_rl.report.html import aspect_plots, tiles, verdict, write_report
 from itercomp_rl.report.results import write_control, write_results
 from itercomp_rl.store.store import open_store
 from tests.parts.report_of_a_run import OVERRIDES, HandMade
@@ -173,3 +174,15 @@ def test_a_control_stands_beside_the_gain_in_results_tables_and_report(hand_made
         assert words in printed
         assert words in report
     assert "control:" not in (folders[1] / "results.txt").read_text()
+
+
+def test_measured_gradients_of_aspects_are_shown_and_nothing_where_none_were() -> None:
+    def series(name: str, *values: float) -> Series:
+        return Series(name=name, times=[0.0] * len(values), rounds=[0] * len(values), values=values)
+
+    names = ("norm_attribute", "norm_non_spatial", "cosine_attribute_non_spatial")
+    measured = [series(f"policy/image_gradient_{name}", 0.5, -0.25) for name in names]
+    norms, cosines = aspect_plots({one.name: one for one in measured})
+    assert "attribute from 0.5 to -0.25; non-spatial from 0.5 to -0.25" in norms.svg
+    assert "attribute-non-spatial from 0.5 to -0.25" in cosines.svg
+    assert aspect_plots({"policy/grad_norm": series("policy/grad_norm", 1.0)}) == []
