@@ -1,4 +1,4 @@
-"""Step 3 of a prompt's road: a judge ranks the images of each prompt, and grades held-out images of evaluations."""
+"""Step 3 of a prompt's road: a judge ranks the images of each prompt, and grades images of evaluations and probes."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -9,8 +9,9 @@ import torch
 
 from itercomp_rl.config.judging_sources import for_evaluation
 from itercomp_rl.config.schema import Config
-from itercomp_rl.items import ImageRef, RankOrder
+from itercomp_rl.items import ImageRef, ProbeOrder, Prompt, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
+from itercomp_rl.judges.probe import ProbeGrader
 from itercomp_rl.judges.reward import place_newcomers
 from itercomp_rl.judges.scoring import GroupJudge, ImageScorer, score_aspects
 from itercomp_rl.ranking.ranking import PlacingRule
@@ -19,8 +20,8 @@ from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.published import load_ensemble, score_any_size
 from itercomp_rl.shapes.oracle import off_palette
 from itercomp_rl.store.image_loader import ImageLoader
-from itercomp_rl.store.kinds import EVALUATIONS, GRADES, RANKINGS, reward_role
-from itercomp_rl.store.store import Store
+from itercomp_rl.store.kinds import EVALUATIONS, GRADES, PROBE_GRADES, PROBES, RANKINGS, reward_role
+from itercomp_rl.store.store import Record, Store
 from itercomp_rl.store.weights import open_version
 
 
@@ -36,7 +37,8 @@ class Judge:
         self._ensemble: RewardEnsemble | None = None
         self._judges: dict[str, GroupJudge] = {}
         self._scorers: dict[str, ImageScorer] = {}
-        self._evaluator: ImageScorer | None = None
+        self._grader: ImageScorer | None = None
+        self._probes = ProbeGrader(store, config.reward.trunk, self._aspects, device)
 
     def rank(self, order: RankOrder) -> None:
         """Commit one ranking per prompt and aspect."""
@@ -53,18 +55,35 @@ class Judge:
         if self._store.has(GRADES, segment):
             return
         record = self._store.get(EVALUATIONS, segment)
-        prompts = [prompt_of(tree) for tree in record.attrs["prompts"]]
-        aside = set(record.attrs.get("set_aside", ()))
-        rows = [row for row in range(len(prompts)) if row not in aside]
+        prompts, rows = _prompts_and_drawn_rows(record)
         images = record.arrays["images"][rows]
         kind = self._config.evaluation.judge
         grades: list[dict[str, Any]] = [{"prompt": prompt.id, "grades": {}} for prompt in prompts]
-        scored = score_aspects(self._grader(kind), [prompts[row] for row in rows], list(images), self._aspects)
+        scored = score_aspects(self._evaluator(), [prompts[row] for row in rows], list(images), self._aspects)
         for row, scores, image in zip(rows, scored, images, strict=True):
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":
                 grades[row]["off_palette"] = off_palette(image)
         self._store.put(GRADES, segment, {}, {"model": record.attrs["model"], "rows": grades})
+
+    def grade_probe(self, order: ProbeOrder) -> None:
+        """Commit what the evaluation's judge and the reward models say of a probe's images."""
+        if self._store.has(PROBE_GRADES, order.id):
+            return
+        record = self._store.get(PROBES, order.id)
+        prompts, rows = _prompts_and_drawn_rows(record)
+        images = list(record.arrays["images"][rows])
+        attrs = self._probes.grade(order, [prompts[row] for row in rows], images, self._evaluator())
+        self._store.put(PROBE_GRADES, order.id, {}, attrs)
+
+    def _evaluator(self) -> ImageScorer:
+        """The scorer that grades: the one that ranks if it has its name, unless evaluation has models of its own."""
+        config = for_evaluation(self._config)
+        if config == self._config:
+            return self._scorer(config.evaluation.judge)
+        if self._grader is None:
+            self._grader = open_scorer(config.evaluation.judge, config, self._device, self._store)
+        return self._grader
 
     def _drawn(self, refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
         """The images that are there: a prompt that no sampler survived has none of that model."""
@@ -85,19 +104,10 @@ class Judge:
         return found
 
     def _scorer(self, kind: str) -> ImageScorer:
-        """The scorer of a name that ranks, loaded once; it grades too, unless evaluation names other models."""
+        """The scorer of a name that ranks, loaded once."""
         if kind not in self._scorers:
             self._scorers[kind] = open_scorer(kind, self._config, self._device, self._store)
         return self._scorers[kind]
-
-    def _grader(self, kind: str) -> ImageScorer:
-        """The scorer of a name that grades, with evaluation's own models."""
-        config = for_evaluation(self._config)
-        if config == self._config:
-            return self._scorer(kind)
-        if self._evaluator is None:
-            self._evaluator = open_scorer(kind, config, self._device, self._store)
-        return self._evaluator
 
     def _placed(self, order: RankOrder, earlier: str) -> list[dict[str, Judged]]:
         """The earlier rankings with the newcomers in them.
@@ -132,3 +142,10 @@ class Judge:
         published = {aspect: open_version(self._store, reward_role(aspect), version) for aspect in self._aspects}
         least = self._config.reward.min_accuracy
         return [aspect for aspect, model in published.items() if model.attrs["report"]["accuracy"] >= least]
+
+
+def _prompts_and_drawn_rows(record: Record) -> tuple[list[Prompt], list[int]]:
+    """The prompts of a segment of images, and the rows whose prompt did not crash every sampler."""
+    prompts = [prompt_of(tree) for tree in record.attrs["prompts"]]
+    aside = set(record.attrs.get("set_aside", ()))
+    return prompts, [row for row in range(len(prompts)) if row not in aside]

@@ -67,7 +67,7 @@ class Sampler:
         attrs = {"round": order.round, "model": order.model.name, "source": order.source, "rows": rows}
         self._store.put(LOSSES, order.id, {}, attrs)
 
-    def probe(self, order: DrawOrder) -> None:
+    def try_drawing(self, order: DrawOrder) -> None:
         """Draw and keep nothing: whether this process lives on is what is asked."""
         self._drawn(order)
 

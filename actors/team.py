@@ -20,6 +20,7 @@ from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
     PolicyOrder,
+    ProbeOrder,
     RankOrder,
     RewardOrder,
     RewardReport,
@@ -142,7 +143,7 @@ def _named(method: str, arguments: tuple[Any, ...]) -> str:
     order = arguments[0] if arguments else None
     if isinstance(order, DrawOrder):
         return f"{method} {order.kind}/{order.id}"
-    if isinstance(order, RankOrder):
+    if isinstance(order, RankOrder | ProbeOrder):
         return f"{method} {order.id}"
     if isinstance(order, RolloutOrder):
         return f"{method} {order.index}"
@@ -204,8 +205,8 @@ class SamplerPool(PooledRole):
     async def measure(self, order: MeasureOrder) -> None:
         await self.call("measure", order)
 
-    async def probe(self, order: DrawOrder) -> None:
-        await self.call("probe", order)
+    async def try_drawing(self, order: DrawOrder) -> None:
+        await self.call("try_drawing", order)
 
 
 class JudgePool(PooledRole):
@@ -216,6 +217,9 @@ class JudgePool(PooledRole):
 
     async def grade(self, segment: str) -> None:
         await self.call("grade", segment)
+
+    async def grade_probe(self, order: ProbeOrder) -> None:
+        await self.call("grade_probe", order)
 
 
 class RollerPool(PooledRole):
@@ -304,8 +308,8 @@ class PolicyLearnerGroup:
     async def checkpoint(self) -> None:
         await self._all("checkpoint", is_last=True)
 
-    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-        await self._all("publish", dict(rewards))
+    async def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
+        await self._all("publish", dict(rewards), kept)
 
     async def restart(self) -> None:
         """Kill every rank's process, wait until Ray has brought them back, and join anew."""

@@ -10,7 +10,7 @@ from itercomp_rl.config.rules.judging import is_rank_file
 from itercomp_rl.config.schema import OWN_POLICY, Config
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_scheduler, drawing_checkpoint, policy_checkpoint
 from itercomp_rl.errors import CheckpointError, ConfigError
-from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
+from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence, probe_overlap
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Prompt
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
@@ -54,6 +54,35 @@ def check_splits(plan: Plan) -> None:
         )
     if sentence := overlap_sentence(shared.tree()):
         log.warning("%s Take them out of one of the files", sentence)
+    if plan.config.evaluation.probe_every:
+        _check_probe_prompts(plan)
+
+
+def _check_probe_prompts(plan: Plan) -> None:
+    """Raises: ConfigError if probes draw no prompt about an aspect, or only prompts that are trained on.
+
+    A warning counts those that are.
+    """
+    drawn = [prompt for prompt, _ in plan.probe_prompts]
+    for aspect in plan.config.prompts.aspects:
+        if not any(aspect in prompt.aspects for prompt in drawn):
+            raise ConfigError(
+                f"evaluation.probe_images is {len(drawn)}: none of them is about {aspect!r}, of which there are "
+                "few prompts; raise the number"
+            )
+    shared, file = probe_overlap(plan), plan.config.prompts.validation_file
+    if shared.num_trained_on == shared.num_prompts:
+        raise ConfigError(
+            f"prompts.validation_file is {file!r}: all {shared.num_prompts} prompts of its probes are trained on too "
+            f"({shared.example!r} first): give others, or null to keep some of the policy's prompts out of training"
+        )
+    if shared.num_trained_on:
+        log.warning(
+            "%d of %d prompts of the probes are trained on too, such as %r: take them out of one of the files",
+            shared.num_trained_on,
+            shared.num_prompts,
+            shared.example,
+        )
 
 
 def check_models(config: Config) -> None:

@@ -44,6 +44,7 @@ def settled(config: Config) -> Config:
             train_file=_file("prompts.train_file", prompts.train_file),
             policy_file=_file("prompts.policy_file", prompts.policy_file),
             test_file=_file("prompts.test_file", prompts.test_file),
+            validation_file=_file("prompts.validation_file", prompts.validation_file),
         ),
         gallery=replace(
             gallery,

@@ -48,7 +48,7 @@ class ModelRef:
 class DrawOrder:
     """One image per prompt and seed by one model, to be committed as segment `kind`/`id`."""
 
-    kind: str  # "images" (gallery) or "evaluations"
+    kind: str  # "images" (gallery), "evaluations" or "probes"
     id: str
     round: int
     model: ModelRef
@@ -162,6 +162,21 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOrder:
+    """Grade the images probes/`id`, which a round's moving average drew after `update` updates.
+
+    They get the scores of the evaluation's judge, the rewards that the policy climbs in this round, and those of the
+    reward models that stay the same for the whole run, so that rounds can be compared.
+    """
+
+    id: str
+    round: int
+    update: int
+    rewards: Mapping[str, RewardReport]
+    reference: Mapping[str, RewardReport]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyOrder:
     """Learn the policy of one round, from `start_version` (None = the checkpoint), against published reward models."""
 
@@ -172,4 +187,5 @@ class PolicyOrder:
     rankings: tuple[str, ...]  # where the gallery images of the pre-training loss are listed
     pretraining_models: tuple[str, ...] | None = None  # whose images that loss may take; None: every model's
     total_updates: int | None = None  # of all rounds that go on from one another; None: of this round alone
+    probes: tuple[int, ...] = ()  # updates after which the moving average is published, to be probed
     keeps_state: bool = False  # the next round goes on from the raw weights and moments that this one ends with

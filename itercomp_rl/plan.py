@@ -11,10 +11,10 @@ import numpy as np
 
 from itercomp_rl.config.schema import ALL, BASE, OWN_POLICY, Config, MemberConfig, draws_as_base, policy_name
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
-from itercomp_rl.prompts import held_out_prompts, training_prompts
+from itercomp_rl.prompts import held_out_prompts, probe_prompts, training_prompts
 from itercomp_rl.seeds import seed_of
-from itercomp_rl.store.kinds import EVALUATIONS, IMAGES, POLICY
-from itercomp_rl.store.record_ids import evaluation_id, images_id, losses_id
+from itercomp_rl.store.kinds import EVALUATIONS, IMAGES, POLICY, PROBES, average_role
+from itercomp_rl.store.record_ids import evaluation_id, images_id, losses_id, probe_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class Plan:
 
     @cached_property
     def _training(self) -> tuple[list[Prompt], list[Prompt]]:
-        return training_prompts(self.config.prompts, self.config.run.seed)
+        is_probed = self.config.evaluation.probe_every > 0
+        return training_prompts(self.config.prompts, self.config.run.seed, spares_validation=is_probed)
 
     @cached_property
     def gallery_prompts(self) -> list[Prompt]:
@@ -257,7 +258,10 @@ class Plan:
         if not num or (split != "test" and model not in self.policies()):
             return []
         if split not in self._held_out:
-            self._held_out[split] = held_out_prompts(self.config.prompts, num, evaluation.seed, split)
+            is_probed = evaluation.probe_every > 0
+            self._held_out[split] = held_out_prompts(
+                self.config.prompts, num, evaluation.seed, split, spares_validation=is_probed
+            )
         return draw_evaluations(model, self._held_out[split], evaluation.seed, split, self.config.gallery.segment)
 
     def grading_orders(self, models: Sequence[ModelRef]) -> list[DrawOrder]:
@@ -272,6 +276,41 @@ class Plan:
     def policies(self) -> list[ModelRef]:
         """The base and every round's policy."""
         return [self.policy(round_) for round_ in range(-1, self.rounds)]
+
+    @property
+    def probe_updates(self) -> tuple[int, ...]:
+        """Updates of a round after which its moving average is probed, from 0 to the last; none where that is off."""
+        every, updates = self.config.evaluation.probe_every, self.config.policy.updates
+        return (*range(0, updates, every), updates) if every else ()
+
+    @cached_property
+    def probe_prompts(self) -> list[tuple[Prompt, int]]:
+        """The validation prompts that every probe of the run draws, with their repeat numbers."""
+        evaluation = self.config.evaluation
+        return probe_prompts(self.config.prompts, evaluation.probe_images, evaluation.seed)
+
+    def probe_orders(self, round_: int, update: int) -> list[DrawOrder]:
+        """Images of a round's moving average after so many updates, with seeds that are the same in every probe.
+
+        The images of one prompt are in one order, which can tell how much they differ.
+        """
+        chosen, seed = self.probe_prompts, self.config.evaluation.seed
+        model = replace(
+            self.policy(-1), name=f"{policy_name(round_)} update {update}", role=average_role(round_), version=update
+        )
+        size = max(2, self.config.gallery.segment // 2 * 2)
+        parts = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        return [
+            DrawOrder(
+                kind=PROBES,
+                id=probe_id(round_, update, segment),
+                round=round_,
+                model=model,
+                prompts=tuple(prompt for prompt, _ in part),
+                seeds=tuple(seed_of(seed, "probe", prompt.id, repeat) for prompt, repeat in part),
+            )
+            for segment, part in enumerate(parts)
+        ]
 
     def measure_orders(self, model: ModelRef) -> list[MeasureOrder]:
         """What shows how much a policy has forgotten: nothing for a model that is no policy, or where it is off."""

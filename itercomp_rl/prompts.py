@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice, zip_longest
+from itertools import count, islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from itercomp_rl.seeds import seed_of
 from itercomp_rl.shapes.scenes import World, caption, draw_scenes, parse
 
 log = logging.getLogger(__name__)
+
+VALIDATION_SHARE = 12  # one in so many of the policy's prompts is kept for probes, as of the world's combinations
 
 
 def prompt_id(text: str) -> str:
@@ -98,14 +100,21 @@ def world_of(config: PromptsConfig) -> World:
         raise ConfigError(f"prompts.{error}") from error
 
 
-def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], list[Prompt]]:
-    """The gallery's prompts and the policy's, both of the training split."""
+def training_prompts(
+    config: PromptsConfig, seed: int, *, spares_validation: bool = False
+) -> tuple[list[Prompt], list[Prompt]]:
+    """The gallery's prompts and the policy's, both of the training split.
+
+    Args: spares_validation: leave out the prompts of files that `validation_pool` then takes, as the run is probed. The
+    embedded world has combinations for validation that no training split ever holds.
+    """
     if config.source == "shapes":
         world = world_of(config)
         gallery = shapes_prompts(world, "train", config.gallery, seed_of(seed, "gallery prompts"))
         return gallery, shapes_prompts(world, "train", config.policy, seed_of(seed, "policy prompts"))
+    is_spared = spares_validation and not config.validation_file
     if config.source == "t2i_compbench":
-        pool = _in_turn(_benchmark_prompts(config, "train"), seed_of(seed, "gallery prompts"))
+        pool = _in_turn(_trained_pool(config, "train_file", is_spared), seed_of(seed, "gallery prompts"))
         for key, num in (("gallery", config.gallery), ("policy", config.policy)):
             if num > len(pool):
                 raise ConfigError(
@@ -113,14 +122,13 @@ def training_prompts(config: PromptsConfig, seed: int) -> tuple[list[Prompt], li
                     f"({', '.join(config.aspects)}): lower the number, or give files of your own (prompts.source=files)"
                 )
         return pool[: config.gallery], pool[: config.policy]
-    gallery_pool = _pool(config, "train_file")
-    gallery = _shuffled(gallery_pool, seed_of(seed, "gallery prompts"))
+    gallery = _shuffled(_trained_pool(config, "train_file", is_spared), seed_of(seed, "gallery prompts"))
     policy = gallery
     if config.policy_file:
-        policy = _shuffled(_pool(config, "policy_file"), seed_of(seed, "policy prompts"))
-    _require_enough("gallery", config.gallery, "train_file", config.train_file, gallery)
+        policy = _shuffled(_trained_pool(config, "policy_file", is_spared), seed_of(seed, "policy prompts"))
+    _require_enough("gallery", config.gallery, "train_file", config.train_file, gallery, is_spared=is_spared)
     key = "policy_file" if config.policy_file else "train_file"
-    _require_enough("policy", config.policy, key, getattr(config, key), policy)
+    _require_enough("policy", config.policy, key, getattr(config, key), policy, is_spared=is_spared)
     return gallery[: config.gallery], policy[: config.policy]
 
 
@@ -148,7 +156,9 @@ def _kinds(prompts: Sequence[Prompt]) -> dict[str, str]:
 
 
 def _pool(config: PromptsConfig, key: str) -> list[Prompt]:
-    """The prompts of the file that a key of `prompts` names."""
+    """The prompts of the file that a key of `prompts` names, or those of T2I-CompBench that stand for it."""
+    if config.source == "t2i_compbench":
+        return _benchmark_prompts(config, "test" if key == "test_file" else "train")
     file = getattr(config, key)
     try:
         return _about(file_prompts(file, config.aspects), config.aspects, repr(file))
@@ -187,37 +197,100 @@ def _shuffled(prompts: list[Prompt], seed: int) -> list[Prompt]:
     return [prompts[i] for i in np.random.default_rng(seed).permutation(len(prompts))]
 
 
-def _require_enough(key: str, num: int, file_key: str, file: str | None, pool: list[Prompt]) -> None:
+def _require_enough(
+    key: str, num: int, file_key: str, file: str | None, pool: list[Prompt], *, is_spared: bool
+) -> None:
     if len(pool) < num:
+        spared = f" beside the one in {VALIDATION_SHARE} that is kept for probes" if is_spared else ""
+        way_out = ", or give prompts.validation_file" if is_spared else ""
         raise ConfigError(
-            f"prompts.{key} is {num}, but prompts.{file_key} {file!r} holds {len(pool)} prompts: lower the number, or "
-            "add prompts to the file"
+            f"prompts.{key} is {num}, but prompts.{file_key} {file!r} holds {len(pool)} prompts{spared}: lower the "
+            f"number, or add prompts to the file{way_out}"
         )
 
 
+def _trained_pool(config: PromptsConfig, key: str, is_spared: bool) -> list[Prompt]:
+    """The prompts of a file that a run learns from."""
+    return [prompt for prompt in _pool(config, key) if not (is_spared and _is_for_validation(prompt))]
+
+
+def _is_for_validation(prompt: Prompt) -> bool:
+    """Whether a prompt of a file is kept for probes; near copies of a text go the same way."""
+    digest = hashlib.sha256(f"validation {same_text(prompt.text)}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % VALIDATION_SHARE == 0
+
+
+def validation_pool(config: PromptsConfig) -> list[Prompt]:
+    """The prompts that probes choose from, never one of the test prompts.
+
+    They are the embedded world's validation combinations, those of prompts.validation_file, or the share of the
+    policy's prompts that `training_prompts` spares. Raises: ConfigError if there is none, or none about an aspect.
+    """
+    if config.source == "shapes":
+        pool = [p for p in _world_pool(world_of(config), "validation") if set(p.aspects) & set(config.aspects)]
+        where = "the validation split of prompts.world"
+    else:
+        key = "validation_file" if config.validation_file else "policy_file" if config.policy_file else "train_file"
+        tested = {same_text(prompt.text) for prompt in _pool(config, "test_file")}
+        found = [prompt for prompt in _pool(config, key) if key == "validation_file" or _is_for_validation(prompt)]
+        pool = [prompt for prompt in found if same_text(prompt.text) not in tested]
+        is_file = config.source == "files"
+        where = f"prompts.{key} {getattr(config, key)!r}" if is_file else f"prompts.source {config.source!r}"
+        if len(pool) < len(found):
+            log.warning("%s: %d prompts are not probed, as they are test prompts too", where, len(found) - len(pool))
+        if key != "validation_file":
+            where = f"the one in {VALIDATION_SHARE} prompts of {where} that is kept for them"
+    for aspect in config.aspects:
+        if not any(aspect in prompt.aspects for prompt in pool):
+            way_out = "allow more colours or shapes" if config.source == "shapes" else "give prompts.validation_file"
+            raise ConfigError(
+                f"evaluation.probe_every asks for probes, and {where} holds no prompt about {aspect!r} that is no test "
+                f"prompt: {way_out}, or set evaluation.probe_every=0"
+            )
+    return pool
+
+
+def probe_prompts(config: PromptsConfig, num_images: int, seed: int) -> list[tuple[Prompt, int]]:
+    """What a probe draws: half as many prompts as images, each with two repeat numbers, one after the other.
+
+    Prompts are taken in turn from those about each set of aspects. Where there are too few, they come again with other
+    repeat numbers. Raises: ConfigError as `validation_pool`.
+    """
+    pool = _shuffled(validation_pool(config), seed_of(seed, "probe prompts"))
+    turns = [pool[row] for row in prompts_to_show(pool, len(pool))]
+    places = ((prompt, 2 * lap + repeat) for lap in count() for prompt in turns for repeat in (0, 1))
+    return list(islice(places, num_images))
+
+
+def _world_pool(world: World, split: str) -> list[Prompt]:
+    """Every prompt of a split of the embedded world."""
+    return [
+        Prompt(id=prompt_id(text), text=text, aspects=scene.aspects)
+        for scene in world.scenes(split)
+        for text in dict.fromkeys(caption(scene, way) for way in range(4))
+    ]
+
+
 def held_out_prompts(
-    config: PromptsConfig, num_per_aspect: int, seed: int, split: str = "test"
+    config: PromptsConfig, num_per_aspect: int, seed: int, split: str = "test", *, spares_validation: bool = False
 ) -> list[tuple[Prompt, int]]:
     """Prompts of a split, each with a repeat number, until every aspect has `num_per_aspect` images.
 
+    Args: spares_validation: as of `training_prompts`, for the split "train".
     Raises: ConfigError if there is no such split.
     """
     if config.source == "shapes":
-        world = world_of(config)
-        pool = [
-            Prompt(id=prompt_id(text), text=text, aspects=scene.aspects)
-            for scene in world.scenes(split)
-            for text in dict.fromkeys(caption(scene, way) for way in range(4))
-        ]
+        pool = _world_pool(world_of(config), split)
     else:
-        if split == "validation":
+        if split == "validation" and not config.validation_file:
             raise ConfigError(
-                f"prompts.source {config.source!r} has no validation split: take test, or train, or give a file "
-                "(--prompts)"
+                f"prompts.source {config.source!r} has no validation split without prompts.validation_file: take test, "
+                "or train, or give a file (--prompts)"
             )
         # What the policy learned by heart is of its own prompts.
-        key = "test_file" if split == "test" else "policy_file" if config.policy_file else "train_file"
-        pool = _benchmark_prompts(config, split) if config.source == "t2i_compbench" else _pool(config, key)
+        own = "policy_file" if config.policy_file else "train_file"
+        is_spared = split == "train" and spares_validation and not config.validation_file
+        pool = _trained_pool(config, {"test": "test_file", "validation": "validation_file"}.get(split, own), is_spared)
     if not pool:
         raise ConfigError(
             f"there is no prompt in the {split} split of prompts.source {config.source!r}: allow more colours or "

@@ -26,7 +26,7 @@ from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
 from itercomp_rl.store.deltas import DeltaPublisher
 from itercomp_rl.store.image_loader import ImageLoader
-from itercomp_rl.store.kinds import POLICY
+from itercomp_rl.store.kinds import POLICY, average_role
 from itercomp_rl.store.store import Store
 from itercomp_rl.store.writers import Writers
 from learners.checkpoints import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint
@@ -153,8 +153,12 @@ class PolicyLearner:
         names = dict.fromkeys(name for metrics in found for name in metrics)
         return {name: fmean(m[name] for m in found if name in m) for name in names} | stepped
 
-    def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-        """Publish the round's policy, the moving average where one is kept, with its lineage; free the memory."""
+    def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
+        """Publish the round's policy, the moving average where one is kept, with its lineage; free the memory.
+
+        kept: publish the average as it was probed after so many updates; None: as it is now. What the next round goes
+        on from is the state as it is now either way.
+        """
         task = self._opened()
         attrs = {
             "round": task.order.round,
@@ -167,9 +171,14 @@ class PolicyLearner:
             "updates": task.engine.updates,
             "seed": self._seed,
         }
+        if kept is not None:
+            attrs["kept_update"] = kept
         if task.order.keeps_state:  # before the policy is there: whoever sees it may begin the next round
             save_checkpoint(task.engine, self._checkpoints, _state_after(task.order.round), rank=self._group.rank)
         learned = task.engine.weights(ema=True)
+        if kept is not None:
+            probed = weights.open_version(self._store, average_role(task.order.round), kept).load()
+            learned = {name: probed[name] for name in learned}  # this rank's share
         weights.publish(self._store, POLICY, task.order.round, learned, attrs, self._ranks())
         drop_checkpoints(self._checkpoints, _stem(task.order.round), rank=self._group.rank)
         if task.order.start_version is not None:
@@ -237,8 +246,16 @@ class PolicyLearner:
         return load_pretraining_images(self._store, order.rankings, winners=winners, models=order.pretraining_models)
 
     def _publish_live(self, task: "_Task") -> None:
-        current = task.engine.weights(ema=False)
-        task.live.publish(task.engine.updates, current, {"round": task.order.round, LORA: task.lora})
+        """Publish the weights for the rollers, and where a probe is due the moving average for the samplers.
+
+        Both come before a checkpoint of this update, so that whoever goes on from one finds every probe before it. An
+        average that an earlier attempt published stays: it may be graded already.
+        """
+        done, attrs = task.engine.updates, {"round": task.order.round, LORA: task.lora}
+        task.live.publish(done, task.engine.weights(ema=False), attrs)
+        role = average_role(task.order.round)
+        if done in task.order.probes and weights.find(self._store, role, done) is None:
+            weights.publish(self._store, role, done, task.engine.weights(ema=True), attrs, self._ranks())
 
     def checkpoint(self) -> None:
         """Keep what was learned, unless a checkpoint of this update is there."""

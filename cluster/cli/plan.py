@@ -98,7 +98,8 @@ def counts(plan: "Plan") -> "Table":
         return sum(num for _, num in sides), sum(3 * side**2 * num for side, num in sides) / _MIB
 
     config, segments = plan.config, range(len(plan.segments()))
-    versions = config.policy.updates + 2  # one before the first update, one after each, and the round's
+    # One before the first update, one after each, the averages that are probed, and the round's.
+    versions = config.policy.updates + 2 + len(plan.probe_updates)
     weights = versions * published_bytes(config) / _MIB
     rollouts = f"{config.policy.updates * plan.rollouts_per_update} of {config.policy.rollout_batch}"
     columns = (
@@ -115,7 +116,8 @@ def counts(plan: "Plan") -> "Table":
         drawn, drawn_mib = images([order for i in segments for order in plan.draw_orders(round_, i)])
         ranked = sum(len(refs) for i in segments for refs in plan.rank_order(round_, i).images)
         models = [plan.policy(round_), *plan.founders(round_), *([plan.policy(-1)] if round_ == 0 else [])]
-        held_out, held_out_mib = images(plan.grading_orders(models))
+        probes = [order for update in plan.probe_updates for order in plan.probe_orders(round_, update)]
+        held_out, held_out_mib = images([*plan.grading_orders(models), *probes])
         sizes = (f"{drawn_mib + held_out_mib:.0f}", f"{weights:.0f}")
         table.add_row(str(round_), str(drawn), str(ranked), rollouts, str(held_out), *sizes)
     return table

@@ -46,6 +46,7 @@ class PromptsConfig:
     policy_file: str | None
     test_file: str | None
     aspects: list[str]
+    validation_file: str | None = None
     on_truncation: str = "warn"
 
     @property
@@ -216,6 +217,7 @@ class PolicyConfig:
     reward_updates_first: str
     anchor_every: int
     start_from: str
+    patience: int | None
     target: float
     targets: dict[str, float]
     combine: str
@@ -286,6 +288,9 @@ class EvaluationConfig:
     images_per_aspect: int
     seen_images_per_aspect: int
     denoising_images: int = 0
+    probe_every: int = 0
+    probe_images: int = 96
+    keep: str = "last"
     seed: int
     grid_prompts: int
     max_drop: float | None

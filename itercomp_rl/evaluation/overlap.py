@@ -35,6 +35,12 @@ def overlap_of(plan: Plan) -> Overlap:
     return overlap(held_out, (prompt.text for prompt in (*plan.gallery_prompts, *plan.policy_prompts)))
 
 
+def probe_overlap(plan: Plan) -> Overlap:
+    """The overlap of the prompts of a run's probes with those that its gallery draws and its policy learns from."""
+    trained = (prompt.text for prompt in (*plan.gallery_prompts, *plan.policy_prompts))
+    return overlap((prompt.text for prompt, _ in plan.probe_prompts), trained)
+
+
 def overlap_sentence(tree: dict[str, Any]) -> str | None:
     """What readers of the scores must know, from `held_out_prompts` of results.json; None where no prompt is shared."""
     if not tree.get("trained_on"):

@@ -246,6 +246,8 @@ def _judge(config: Config) -> dict[str, int]:
             num += len(set(reward_sources(named).values()))
     if judge.later_rounds == "reward" and config.run.rounds > 1:
         num += len(config.prompts.aspects)
+    if config.evaluation.probe_every:  # those that the policy climbs, and from the second round on the first round's
+        num += len(config.prompts.aspects) * min(2, config.run.rounds)
     return {
         "reward models": num * _reward_sizes(config).params * 4,
         "T2I-CompBench's models": _compbench_bytes(config),

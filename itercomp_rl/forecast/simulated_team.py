@@ -13,6 +13,7 @@ from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
     PolicyOrder,
+    ProbeOrder,
     RankOrder,
     RewardOrder,
     RewardReport,
@@ -22,7 +23,7 @@ from itercomp_rl.items import (
 from itercomp_rl.loop.roles import Advance, Team
 from itercomp_rl.loop.worker_pool import POOLED, make_pools
 from itercomp_rl.plan import Plan
-from itercomp_rl.store.kinds import GRADES, LOSSES, RANKINGS
+from itercomp_rl.store.kinds import GRADES, LOSSES, PROBE_GRADES, RANKINGS
 
 Processes = Mapping[str, Sequence[str]]  # label -> names of the roles that the process holds, "roller-0"
 LATENTS = np.zeros((0,), np.float32)
@@ -128,6 +129,12 @@ class SimulatedTeam:
         await self._pooled("judge", lambda _: num * self._times.grade_image_s)
         self.done.add((GRADES, segment))
 
+    async def grade_probe(self, order: ProbeOrder) -> None:
+        num = next(len(o.prompts) for o in self._plan.probe_orders(order.round, order.update) if o.id == order.id)
+        # By the judge, by the rewards that are climbed and by those that stay the same.
+        await self._pooled("judge", lambda _: num * (self._times.grade_image_s + 2 * self._times.rank_image_s))
+        self.done.add((PROBE_GRADES, order.id))
+
     def _graded(self, segment: str) -> int:
         if segment not in self._segment_sizes:
             self._segment_sizes.update(
@@ -183,11 +190,11 @@ class SimulatedTeam:
     async def checkpoint(self) -> None:
         raise AssertionError("nobody stops a simulation")
 
-    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+    async def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
         await self._ranks_work(self._times.policy_publish_s)
         self.policies.add(self._round)
 
-    async def probe(self, order: DrawOrder) -> None:
+    async def try_drawing(self, order: DrawOrder) -> None:
         raise AssertionError("nobody dies in a simulation")
 
     async def restart(self) -> None:
@@ -201,6 +208,12 @@ class SimulatedTeam:
 
     def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
         pass  # nothing is collected here
+
+    def reference_rewards(self, round_: int) -> Mapping[str, RewardReport]:
+        return {}
+
+    def probe_values(self, round_: int, update: int) -> Mapping[str, float]:
+        return {"score": float(update)}  # every probe is a new best: no round ends early
 
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return 0.0, 0.0

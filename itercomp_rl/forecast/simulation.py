@@ -73,6 +73,11 @@ class LightPlan(Plan):
     def evaluation_orders(self, model: ModelRef, split: str = "test") -> list[DrawOrder]:
         return self._keep(("grade", model.name, split), lambda: super(LightPlan, self).evaluation_orders(model, split))
 
+    def probe_orders(self, round_: int, update: int) -> list[DrawOrder]:
+        return self._keep(
+            ("probe", str(round_), str(update)), lambda: super(LightPlan, self).probe_orders(round_, update)
+        )
+
     def rollout_order(self, round_: int, index: int, live: tuple[str, int]) -> RolloutOrder:
         return RolloutOrder(index=index, role=live[0], version=live[1], prompts=(), seeds=(), mid_steps=())
 

@@ -34,7 +34,7 @@ class Drawing:
         rows = []
         for row, (prompt, seed) in enumerate(zip(order.prompts, order.seeds, strict=True)):
             try:
-                await self._sampler.probe(replace(order, prompts=(prompt,), seeds=(seed,)))
+                await self._sampler.try_drawing(replace(order, prompts=(prompt,), seeds=(seed,)))
             except WorkerDiedError as error:
                 self._num_skipped += 1
                 where = f"prompt {prompt.id} ({prompt.text!r}) by {order.model.name}, {order.kind}/{order.id} row {row}"

@@ -9,6 +9,7 @@ from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
     PolicyOrder,
+    ProbeOrder,
     RankOrder,
     RewardOrder,
     RewardReport,
@@ -28,7 +29,7 @@ class Sampler(Protocol):
         """Commit the denoising losses of `order`; done already means done at once."""
         ...
 
-    async def probe(self, order: DrawOrder) -> None:
+    async def try_drawing(self, order: DrawOrder) -> None:
         """Draw the images of `order` and keep nothing: does a sampler survive it?"""
         ...
 
@@ -42,6 +43,10 @@ class Judge(Protocol):
 
     async def grade(self, segment: str) -> None:
         """Commit the grades of an evaluations segment under the same id."""
+        ...
+
+    async def grade_probe(self, order: ProbeOrder) -> None:
+        """Commit what judge and reward models say of a probe's images, under the same id."""
         ...
 
 
@@ -100,8 +105,11 @@ class PolicyLearner(Protocol):
         """Keep what was learned so far, so that `open` goes on from here; nothing if no round is open."""
         ...
 
-    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-        """Publish the round's policy (its EMA), with the round's finished `rewards`, and free the memory."""
+    async def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
+        """Publish the round's policy (its EMA), with the round's finished `rewards`, and free the memory.
+
+        kept: the EMA as it was probed after so many updates, in place of what it is now.
+        """
         ...
 
     async def restart(self) -> None:
@@ -140,6 +148,14 @@ class Ledger(Protocol):
 
     def hold(self, use: str, reports: Mapping[str, RewardReport]) -> None:
         """Keep the models of these reports, which may still learn, until the same use holds others."""
+        ...
+
+    def reference_rewards(self, round_: int) -> Mapping[str, RewardReport]:
+        """By aspect the first reward model, up to this round's, that is published and good enough to learn from."""
+        ...
+
+    def probe_values(self, round_: int, update: int) -> Mapping[str, float]:
+        """What a graded probe found, by name; `score` is the judge's, a mean over aspects."""
         ...
 
     def gain_over_base(self, version: int) -> tuple[float, float]:

@@ -8,14 +8,13 @@ from typing import Any
 from itercomp_rl.files.whole import write_whole
 from itercomp_rl.items import DrawOrder, ModelRef, RankOrder
 from itercomp_rl.plan import BASE
-from itercomp_rl.store.kinds import POLICY
 
 FILE = "times.json"  # in the run folder
 
 
 def drawn_by(model: ModelRef) -> str:
-    """The name a model has in draw_image_s: all versions of the policy draw alike."""
-    return "policy" if model.role == POLICY or model.name == BASE else model.name
+    """The name a model has in draw_image_s: all versions of the policy draw alike, published or probed."""
+    return "policy" if model.role is not None or model.name == BASE else model.name
 
 
 class WorkTimes:

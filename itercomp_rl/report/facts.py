@@ -98,6 +98,6 @@ def _round(store: Store, plan: Plan, round_: int) -> RoundLineage | None:
         start = attrs.get("base_policy")
         started = attrs["base"] if start is None else f"{attrs['base']} + round {start + 1}"
         policy = {"checksum": published.checksum, "started": started, "bytes": published.num_bytes}
-        policy["updates"] = attrs["updates"]
+        policy["updates"], policy["kept_update"] = attrs["updates"], attrs.get("kept_update")
     joined = [model.name for model in plan.newcomers(round_)]
     return RoundLineage(round=round_, joined=joined, num_prompts=sum(ranked), rewards=rewards, policy=policy)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from itercomp_rl.config.judging_sources import self_grading
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
+from itercomp_rl.evaluation.probes import probes_tree
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects
 from itercomp_rl.files.whole import write_whole
@@ -23,6 +24,7 @@ from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
 from itercomp_rl.report.plans import plan_sentences, plans_tree
+from itercomp_rl.report.probe_plots import probe_plots
 from itercomp_rl.report.tables import control_rows
 from itercomp_rl.store.kinds import GRADES, RANKINGS
 from itercomp_rl.store.store import Store
@@ -67,6 +69,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             config=OmegaConf.to_yaml(OmegaConf.create(to_tree(plan.config))),
             reward_plots=reward_plots(plan, metrics, made),
             policy_plots=policy_plots(metrics),
+            probe_plots=probe_plots(probes_tree(store, plan)),
             system_plots=system_plots(plan, metrics),
             has_utilisation=any(name.startswith(UTILISATION) for name in metrics),
             grid=pictures.before_and_after(held, grid_prompts),

@@ -20,7 +20,7 @@ SERIES = [f"#0000c{i}" for i in range(1, 7)]
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     stand_in: f"var(--c{i})" for i, stand_in in enumerate(SERIES, 1)
 }
-_MARKERS = "osD^vP"  # colour is never the only difference
+MARKERS = "osD^vP"  # colour is never the only difference
 _STYLE: dict[Any, Any] = {  # Any: matplotlib types its keys as literals
     "svg.fonttype": "none",
     "svg.hashsalt": "itercomp",
@@ -53,7 +53,8 @@ class Plot:
     caption: str
 
 
-def _plot(name: str, height_in: float, caption: str, alt: str, draw: Any) -> Plot:  # Any: a function of Axes
+def make_plot(name: str, height_in: float, caption: str, alt: str, draw: Any) -> Plot:  # Any: a function of Axes
+    """The figure that `draw` makes on its axes, as SVG in the page's colours. Args: alt: what it shows, in words."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
         figure.patch.set_alpha(0)
@@ -90,7 +91,7 @@ def scores(aspect: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Plot:
         for place, (name, cell) in enumerate(rows):
             kind = 0 if place == 0 else 2 if name.startswith("round") else 1
             axes.errorbar(
-                cell["mean"], place, xerr=_finite(cell["se"]), fmt=_MARKERS[kind], color=SERIES[kind], capsize=3
+                cell["mean"], place, xerr=_finite(cell["se"]), fmt=MARKERS[kind], color=SERIES[kind], capsize=3
             )
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.invert_yaxis()
@@ -100,7 +101,7 @@ def scores(aspect: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Plot:
 
     alt = f"{_words(aspect)} scores. " + "; ".join(f"{name} {_cell(cell)}" for name, cell in rows)
     caption = "Mean ± standard error, clustered by prompt. The dashed line is the base."
-    return _plot(f"scores-{aspect}", 0.7 + 0.24 * len(rows), caption, alt, draw)
+    return make_plot(f"scores-{aspect}", 0.7 + 0.24 * len(rows), caption, alt, draw)
 
 
 def gains(by_aspect: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot:
@@ -114,7 +115,7 @@ def gains(by_aspect: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot:
                 rounds,
                 [cell["mean"] for cell in cells],
                 yerr=[_finite(cell["se"]) for cell in cells],
-                marker=_MARKERS[i % 6],
+                marker=MARKERS[i % 6],
                 color=SERIES[i % 6],
                 capsize=3,
                 label=_words(aspect),
@@ -126,7 +127,7 @@ def gains(by_aspect: Mapping[str, Sequence[Mapping[str, Any]]]) -> Plot:
     alt = "Gain over the base per round. " + "; ".join(
         f"{_words(aspect)}: {', '.join(_cell(cell, '+') for cell in cells)}" for aspect, cells in by_aspect.items()
     )
-    return _plot("gains", 2.8, "Same prompts and seeds as the base, mean difference ± standard error.", alt, draw)
+    return make_plot("gains", 2.8, "Same prompts and seeds as the base, mean difference ± standard error.", alt, draw)
 
 
 def curves(
@@ -157,7 +158,7 @@ def curves(
                 values,
                 color=SERIES[i % 6],
                 linestyle=("-", "--", "-.")[i % 3],
-                marker=_MARKERS[i % 6] if few else None,
+                marker=MARKERS[i % 6] if few else None,
                 markersize=4,
                 label=label if len(series) > 1 or level else None,
             )
@@ -171,7 +172,7 @@ def curves(
         axes.set_ylabel(y)
 
     ends = "; ".join(f"{label} from {one.values[0]:.3g} to {one.values[-1]:.3g}" for label, one in series.items())
-    return _plot(name, 2.6, caption, f"{y}. {ends}", draw)
+    return make_plot(name, 2.6, caption, f"{y}. {ends}", draw)
 
 
 def accuracies(by_aspect: Mapping[str, Sequence[tuple[int, float]]], least: float) -> Plot:
@@ -182,7 +183,7 @@ def accuracies(by_aspect: Mapping[str, Sequence[tuple[int, float]]], least: floa
         axes.axhline(least, color=MUTED, linestyle="--", linewidth=1, label=f"reward.min_accuracy {least:g}")
         for i, (aspect, points) in enumerate(by_aspect.items()):
             rounds, values = [r + 1 for r, _ in points], [value for _, value in points]
-            axes.plot(rounds, values, marker=_MARKERS[i % 6], color=SERIES[i % 6], label=_words(aspect))
+            axes.plot(rounds, values, marker=MARKERS[i % 6], color=SERIES[i % 6], label=_words(aspect))
         axes.set_xticks(range(1, 2 + max(r for points in by_aspect.values() for r, _ in points)))
         axes.set_ylim(min(0.45, *(value for points in by_aspect.values() for _, value in points)), 1.0)
         axes.set_xlabel("round")
@@ -192,7 +193,7 @@ def accuracies(by_aspect: Mapping[str, Sequence[tuple[int, float]]], least: floa
         f"{_words(aspect)}: {', '.join(f'{value:.2f}' for _, value in points)}" for aspect, points in by_aspect.items()
     )
     caption = "Pairs of prompts that the reward models never learned from. Dotted: chance."
-    return _plot("accuracy", 2.8, caption, alt, draw)
+    return make_plot("accuracy", 2.8, caption, alt, draw)
 
 
 def timeline(phases: Sequence[Phase]) -> Plot:
@@ -215,7 +216,7 @@ def timeline(phases: Sequence[Phase]) -> Plot:
 
     totals = {name: sum(phase.seconds for phase in phases if phase.name == name) for name in names}
     alt = "Phases over time. " + "; ".join(f"{name} {seconds:.0f} s in all" for name, seconds in totals.items())
-    return _plot("timeline", 0.8 + 0.35 * len(names), "Bars are numbered and coloured by round.", alt, draw)
+    return make_plot("timeline", 0.8 + 0.35 * len(names), "Bars are numbered and coloured by round.", alt, draw)
 
 
 def shares_over_time(series: Mapping[str, Series]) -> Plot:
@@ -238,7 +239,7 @@ def shares_over_time(series: Mapping[str, Series]) -> Plot:
 
     alt = "Utilisation over time, means: " + "; ".join(f"{role} {mean:.0%}" for role, mean in means.items())
     caption = "Share of the time that a role's processes had work; a full strip is all of them. At the right its mean."
-    return _plot("utilisation", 0.8 + 0.42 * len(series), caption, alt, draw)
+    return make_plot("utilisation", 0.8 + 0.42 * len(series), caption, alt, draw)
 
 
 def _thinned(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from itercomp_rl.config.judging_sources import self_grading
 from itercomp_rl.config.load import to_tree
 from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence
+from itercomp_rl.evaluation.probes import probes_tree
 from itercomp_rl.evaluation.scores import aspects_tree
 from itercomp_rl.evaluation.side_effects import side_effects_tree
 from itercomp_rl.files.whole import replacing, write_whole
@@ -29,6 +30,8 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
         tree["plans"] = plans
     if answers := answers_tree(store):
         tree["vlm_answers"] = answers
+    if probes := probes_tree(store, plan):
+        tree["probes"] = probes
     tree |= {
         "held_out_prompts": overlap_of(plan).tree(),
         **{name: facts[name] for name in ("wall_s", "peak_rss_mb", "phases")},

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from itercomp_rl.evaluation.probes import load_probe, probe_values
 from itercomp_rl.evaluation.scores import mean_gain
 from itercomp_rl.items import RewardReport
 from itercomp_rl.plan import Plan
@@ -45,6 +46,21 @@ class StoreLedger:
                 self._store,
                 Lease(reader=reader, role=report.live_role, version=report.version, expires_s=expires_s),
             )
+
+    def reference_rewards(self, round_: int) -> Mapping[str, RewardReport]:
+        found = {}
+        for aspect in self._plan.config.prompts.aspects:
+            versions = sorted({self._plan.reward_version(earlier) for earlier in range(round_ + 1)})
+            reports = (self.reward_report(aspect, version) for version in versions)
+            least = self._plan.config.reward.min_accuracy
+            if first := next((report for report in reports if report and report.accuracy >= least), None):
+                found[aspect] = first
+        return found
+
+    def probe_values(self, round_: int, update: int) -> Mapping[str, float]:
+        first = load_probe(self._store, self._plan, round_, self._plan.probe_updates[0])
+        probe = load_probe(self._store, self._plan, round_, update)
+        return probe_values(first, probe, self._plan)
 
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return mean_gain(self._store, self._plan, version)

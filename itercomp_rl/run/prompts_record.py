@@ -25,11 +25,16 @@ def put_prompts(store: Store, plan: Plan) -> None:
         "train": _digest([*plan.gallery_prompts, *plan.policy_prompts]),
         "test": _digest(held_out),
     }
+    if plan.config.evaluation.probe_every:
+        attrs["validation"] = _digest([prompt for prompt, _ in plan.probe_prompts])
     began, config = store.put(PROMPTS, _ROLLED, {}, attrs).attrs, plan.config.prompts
     for name, value in attrs.items():  # a run of earlier software may have noted its texts alone
         if began.get(name, value) == value:
             continue
-        keys = ["test_file"] if name == "test" else ["train_file", *(["policy_file"] if config.policy_file else [])]
+        own = ["train_file", *(["policy_file"] if config.policy_file else [])]
+        keys = {"test": ["test_file"], "validation": ["validation_file"] if config.validation_file else own}.get(
+            name, own
+        )
         files = " or ".join(f"prompts.{key} {getattr(config, key)!r}" for key in keys)
         what, way_out = f"{files} no longer gives", "give it the old file"
         if config.source != "files":

@@ -50,7 +50,7 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
     values, updates = _metrics(folder / "metrics.jsonl")
     plan = Plan(config=config)
     done = {kind: set(store.ids(kind)) for kind in (IMAGES, RANKINGS, GRADES)}
-    policies = set(weights.versions(store, POLICY))
+    policies = {version: weights.open_version(store, POLICY, version) for version in weights.versions(store, POLICY)}
     rounds = []
     for round_ in range(plan.rounds):
         draws = [order.id for segment in range(len(plan.segments())) for order in plan.draw_orders(round_, segment)]
@@ -67,7 +67,8 @@ def read_state(config: Config, store: Store, now: float) -> RunState:
                 ranked=len(done[RANKINGS] & set(plan.rankings(round_))),
                 total_ranked=len(plan.rankings(round_)),
                 rewards=_accuracies(store, config, plan.reward_version(round_)),
-                updates=total if is_published else min(total, updates.get(round_, 0)),
+                # A round may end before its last update (policy.patience).
+                updates=policies[round_].attrs["updates"] if is_published else min(total, updates.get(round_, 0)),
                 total_updates=total,
                 is_published=is_published,
                 graded=len(done[GRADES] & set(grades)),

@@ -7,6 +7,8 @@ IMAGES = "images"  # gallery images, one segment for each draw order
 EVALUATIONS = "evaluations"  # held-out images, likewise
 RANKINGS = "rankings"  # how images of some prompts are ranked, per aspect
 GRADES = "grades"  # scores of the held-out images, under the id of their segment
+PROBES = "probes"  # validation images of a round's moving average, while the round learns
+PROBE_GRADES = "probe-grades"  # what the judge and the reward models say of them, under the id of their segment
 LOSSES = "losses"  # denoising losses of a policy on held-out pictures
 PEOPLE = "people"  # what one person said about one prompt on the ranking page
 PLANS = "plans"  # a planner's answer to one prompt
@@ -18,6 +20,7 @@ POLICY = "policy"  # what each round publishes; versions are rounds
 LIVE = "live-"  # how the roles begin under which a learner publishes while it still learns
 
 _LIVE_POLICY = re.compile(r"live-[0-9a-f]{8}")
+_AVERAGE = re.compile(r"live-average-r(\d{3,})")
 
 
 def reward_role(aspect: str) -> str:
@@ -33,6 +36,17 @@ def live_policy_role(attempt: str) -> str:
 def live_reward_role(aspect: str, attempt: str) -> str:
     """The role for one attempt at an aspect's reward model; versions are updates. `attempt`: 8 hex digits."""
     return f"{LIVE}{reward_role(aspect)}-{attempt}"
+
+
+def average_role(round_: int) -> str:
+    """The role of a round's moving averages that are probed; versions are updates, whatever attempt made them."""
+    return f"{LIVE}average-r{round_:03d}"
+
+
+def averaged_round(role: str) -> int | None:
+    """The round whose moving averages a role holds; None for any other role."""
+    found = _AVERAGE.fullmatch(role)
+    return int(found[1]) if found else None
 
 
 def is_live_policy(role: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from itercomp_rl.store.kinds import LIVE, POLICY, is_live_policy
+from itercomp_rl.store.kinds import LIVE, POLICY, averaged_round, is_live_policy
 from itercomp_rl.store.layout import ATTEMPT_LIFETIME_S, Commit, own_place
 from itercomp_rl.store.retention import Collected, collect, version_of
 from itercomp_rl.store.store import Store
@@ -14,10 +14,17 @@ def collect_run(store: Store, *, grace_s: float, now: float, with_orphans: bool 
     """Collect old live weights, and on request data that nobody published; safe beside a run that goes on.
 
     Roles that do not begin with "live-" keep every version, live ones their newest, and `finished_roles` none; leased
-    versions stay, and what these are based on.
+    versions stay, and what these are based on. The moving averages of a round all stay until its policy is published,
+    which may be any of them.
     """
     keys = [key.split("/") for key in store.backend.sizes("versions") if own_place(key)]
-    keep = {(role, int(name.removesuffix(".json"))) for _, role, name in keys if not role.startswith(LIVE)}
+    there = {(role, int(name.removesuffix(".json"))) for _, role, name in keys}
+    published = {version for role, version in there if role == POLICY}
+    keep = {
+        (role, version)
+        for role, version in there
+        if not role.startswith(LIVE) or averaged_round(role) not in published | {None}
+    }
     age_s = 4 * ATTEMPT_LIFETIME_S if with_orphans else None
     return collect(
         store,

@@ -19,6 +19,11 @@ def evaluation_id(model: str, split: str, seed: int, segment: int) -> str:
     return f"{losses_id(model, split, seed)}-{segment:05d}"
 
 
+def probe_id(round_: int, update: int, segment: int) -> str:
+    """The id of one segment of the images that a round's moving average draws after so many updates."""
+    return f"r{round_:03d}-u{update:06d}-{segment:05d}"
+
+
 def losses_id(model: str, split: str, seed: int) -> str:
     """The id of a policy's denoising losses on pictures of a split."""
     return f"{split}-s{seed}-{plain(model)}"

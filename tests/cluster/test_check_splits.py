@@ -67,3 +67,25 @@ def test_prompts_of_the_policy_alone_are_trained_on_too(tmp_path: Path) -> None:
     (tmp_path / "policy.jsonl").write_text("".join(f"{json.dumps({'prompt': text})}\n" for text in TEST))
     with pytest.raises(ConfigError, match="all 4 held-out prompts are trained on too"):
         check_splits(plan(tmp_path, TRAIN, TEST, f"prompts.policy_file={tmp_path / 'policy.jsonl'}"))
+
+
+PROBED = ("evaluation.probe_every=2", "evaluation.probe_images=4")
+
+
+def test_prompts_of_probes_that_are_all_trained_on_are_refused_and_some_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "validation.txt").write_text("".join(f"{text.upper()}\n" for text in TRAIN[:3]))
+    overrides = (*PROBED, f"prompts.validation_file={tmp_path / 'validation.txt'}")
+    with pytest.raises(ConfigError, match="all 2 prompts of its probes are trained on too"):
+        check_splits(plan(tmp_path, TRAIN, TEST, *overrides))
+    (tmp_path / "validation.txt").write_text(f"{TRAIN[0]}\na green hat\n")
+    check_splits(plan(tmp_path, TRAIN, TEST, *overrides))
+    assert "1 of 2 prompts of the probes are trained on too, such as 'a red cup 0'" in caplog.text
+
+
+def test_probes_that_draw_nothing_about_an_aspect_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "validation.json").write_text(json.dumps(rows(["a green hat"], "attribute")))
+    with pytest.raises(ConfigError, match="holds no prompt about 'spatial' that is no test prompt"):
+        check_splits(plan(tmp_path, TRAIN, TEST, *PROBED, f"prompts.validation_file={tmp_path / 'validation.json'}"))
+    check_splits(Plan(config=load_config("tiny", list(PROBED[:1]))))

@@ -58,8 +58,24 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(config, store)
 
 
-def check(kills: list[Kill], undisturbed: dict[str, Any], folder: Path, **options: Any) -> None:
-    config = small_config(folder)
+PROBES = (
+    *("evaluation.probe_every=1", "evaluation.probe_images=8", "evaluation.keep=best", "policy.patience=1"),
+    *("policy.updates=4", "policy.engine.lr=3e-3"),
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_probes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    config = small_config(tmp_path_factory.mktemp("undisturbed-probes"), *PROBES)
+    store = open_store(config.store_url, create=True, durable=False)
+    assert finished(config, store, []) == 1
+    return outcome(config, store)
+
+
+def check(
+    kills: list[Kill], undisturbed: dict[str, Any], folder: Path, overrides: tuple[str, ...] = (), **options: Any
+) -> None:
+    config = small_config(folder, *overrides)
     store = open_store(config.store_url, create=True, durable=False)
     lives = finished(config, store, kills, **options)
     assert all(kill.done for kill in kills), "a kill never came"
@@ -72,6 +88,32 @@ def check(kills: list[Kill], undisturbed: dict[str, Any], folder: Path, **option
 def test_a_role_killed_once_in_every_moment_changes_nothing(role: str, undisturbed: dict, tmp_path: Path) -> None:
     kills = [Kill(role=role, moment=moment, how=HOWS[i % 3], nth=i % 2) for i, moment in enumerate(MOMENTS)]
     check(kills, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", range(3))
+@pytest.mark.parametrize("role", ["sampler", "judge", "policy_learner", "driver"])
+def test_kills_while_a_round_is_probed_change_neither_what_is_kept_nor_where_it_ends(
+    role: str, nth: int, undisturbed_probes: dict, tmp_path: Path
+) -> None:
+    kills = [
+        Kill(role=role, moment=moment, how=HOWS[(nth + i) % 3], nth=nth)
+        for i, moment in enumerate(("policy", "second round"))
+    ]
+    check(kills, undisturbed_probes, tmp_path, PROBES, seed=nth)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_probed_and_keeps_the_last_learns_what_one_without_probes_does(
+    undisturbed: dict, tmp_path: Path
+) -> None:
+    config = small_config(tmp_path, "evaluation.probe_every=2", "evaluation.probe_images=8")
+    store = open_store(config.store_url, create=True, durable=False)
+    finished(config, store, [])
+    found = outcome(config, store)
+    probes = {key for key in found if key.startswith("probe")}
+    assert len(probes) == 2 * 2 * 3
+    assert_same({key: value for key, value in found.items() if key not in probes}, undisturbed)
 
 
 @pytest.mark.slow

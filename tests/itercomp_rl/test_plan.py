@@ -82,3 +82,29 @@ def test_the_full_world_has_the_prompts_that_its_config_asks_for() -> None:
     seen = {p.text for order in plan.evaluation_orders(plan.policy(0), "train") for p in order.prompts}
     assert seen
     assert seen.isdisjoint(prompt.text for prompt in images)
+
+
+def test_probes_change_no_prompt_or_seed_that_the_world_is_trained_or_tested_with() -> None:
+    off = Plan(config=load_config("quickstart"))
+    on = Plan(config=load_config("quickstart", ["evaluation.probe_every=20"]))
+    assert (on.gallery_prompts, on.policy_prompts) == (off.gallery_prompts, off.policy_prompts)
+    assert on.grading_orders(on.evaluated()) == off.grading_orders(off.evaluated())
+    assert off.probe_updates == ()
+    assert on.probe_updates == (0, 20, 40, 60, 80)
+
+
+@pytest.mark.parametrize(("every", "updates"), [(3, (0, 3, 6, 8)), (8, (0, 8)), (50, (0, 8))])
+def test_a_round_is_probed_at_its_begin_its_end_and_between(every: int, updates: tuple[int, ...]) -> None:
+    plan = Plan(config=load_config("tiny", ["policy.updates=8", f"evaluation.probe_every={every}"]))
+    assert plan.probe_updates == updates
+
+
+def test_every_probe_draws_the_same_prompts_with_the_same_seeds_and_splits_no_prompt() -> None:
+    plan = Plan(config=load_config("tiny", ["evaluation.probe_every=2", "gallery.segment=25"]))
+    found = [plan.probe_orders(round_, update) for round_ in range(2) for update in plan.probe_updates]
+    assert len({tuple((order.prompts, order.seeds) for order in orders) for orders in found}) == 1
+    ids = [order.id for orders in found for order in orders]
+    assert len(set(ids)) == len(ids) == 4 * len(found)
+    assert sum(len(order.prompts) for order in found[0]) == plan.config.evaluation.probe_images
+    assert all(order.prompts[::2] == order.prompts[1::2] for order in found[0])
+    assert {(order.model.role, order.model.version) for order in found[-1]} == {("live-average-r001", 4)}

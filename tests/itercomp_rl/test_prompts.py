@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itercomp_rl.config.load import load_config
@@ -17,12 +17,15 @@ from itercomp_rl.prompts import (
     check_prompt,
     file_prompts,
     held_out_prompts,
+    probe_prompts,
     prompts_to_show,
     same_text,
     training_prompts,
     user_prompts,
+    validation_pool,
+    world_of,
 )
-from itercomp_rl.shapes.scenes import parse, split_of
+from itercomp_rl.shapes.scenes import COLOURS, NON_SPATIAL, SHAPES, SPATIAL, parse, split_of
 
 CONFIG = load_config("quickstart").prompts
 
@@ -205,3 +208,69 @@ def test_prompts_to_show_are_different_ones_and_no_kind_is_left_out_that_has_roo
     for kind, number in Counter(kinds).items():
         least = min(number, num // len(set(kinds)))
         assert of_kind[aspects[kind]] >= least
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    colours=st.sets(st.sampled_from(COLOURS), min_size=2),
+    shapes=st.sets(st.sampled_from(SHAPES), min_size=2),
+    relations=st.tuples(st.sampled_from(SPATIAL), st.sampled_from(NON_SPATIAL)),
+    num=st.integers(3, 60),
+    seed=st.integers(0, 9),
+)
+def test_probes_draw_no_combination_that_is_trained_or_tested_on_and_every_prompt_twice(
+    colours: set[str], shapes: set[str], relations: tuple[str, str], num: int, seed: int
+) -> None:
+    world = replace(CONFIG.world, colours=sorted(colours), shapes=sorted(shapes), relations=["and", *relations])
+    config = replace(CONFIG, world=world)
+    if not world_of(config).combinations("validation"):
+        with pytest.raises(ConfigError, match="prompts.world holds no prompt about 'attribute'"):
+            probe_prompts(config, 2 * num, seed)
+        return
+    drawn = probe_prompts(config, 2 * num, seed)
+    assert {split_of(parse(prompt.text).combination) for prompt, _ in drawn} == {"validation"}
+    assert len(set(drawn)) == len(drawn) == 2 * num, "an image is drawn twice from one seed"
+    assert [(prompt, repeat + 1) for prompt, repeat in drawn[::2]] == drawn[1::2]
+    per_kind = Counter(prompt.aspects for prompt, _ in drawn)
+    assert len(per_kind) == 3
+    assert max(per_kind.values()) - min(per_kind.values()) <= 2 or num > len(validation_pool(config)) // 2
+
+
+def test_of_files_a_share_of_the_policys_prompts_is_probed_and_nothing_learns_from_it(tmp_path: Path) -> None:
+    ranked: list[dict[str, object]] = [{"text": f"a cat {i}"} for i in range(200)]
+    own = [*ranked, *({"text": f"a horse {i}"} for i in range(400))]
+    config = of_files(tmp_path, aspects=["spatial"], train_file=ranked, policy_file=own, test_file=own[:40])
+    pool = {prompt.text for prompt in validation_pool(config)}
+    gallery, policy = training_prompts(replace(config, gallery=100, policy=500), seed=0, spares_validation=True)
+    assert 30 < len(pool) < 70  # binomial: 560 / 12 = 47, standard deviation 6.5
+    assert pool.isdisjoint(prompt.text for prompt in gallery + policy)
+    assert pool.isdisjoint(row["text"] for row in own[:40]), "a test prompt was probed"
+    seen = held_out_prompts(config, 500, seed=1, split="train", spares_validation=True)
+    assert pool.isdisjoint(prompt.text for prompt, _ in seen)
+    whole, _ = training_prompts(replace(config, gallery=200), seed=0)
+    assert len(whole) == 200, "without probes nothing is kept out of training"
+    with pytest.raises(ConfigError, match="beside the one in 12 that is kept for probes.*validation_file"):
+        training_prompts(replace(config, gallery=200), seed=0, spares_validation=True)
+
+
+def test_a_validation_file_is_probed_without_its_test_prompts_and_training_stays_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: dict[str, list[dict[str, object]]] = {
+        "train_file": [{"text": f"a cat {i}"} for i in range(90)],
+        "validation_file": [{"text": f"a dog {i}"} for i in range(5)],
+        "test_file": [{"text": "A dog  3"}, {"text": "a horse"}],
+    }
+    config = of_files(tmp_path, aspects=["spatial"], **rows)
+    drawn = probe_prompts(config, 12, seed=0)
+    assert {prompt.text for prompt, _ in drawn} == {f"a dog {i}" for i in (0, 1, 2, 4)}
+    assert len(set(drawn)) == 12
+    assert "1 prompts are not probed, as they are test prompts too" in caplog.text
+    both = replace(config, gallery=90, policy=90)
+    assert training_prompts(both, seed=0, spares_validation=True) == training_prompts(both, seed=0)
+    assert {prompt.text for prompt, _ in held_out_prompts(config, 5, 0, "validation")} == {
+        f"a dog {i}" for i in range(5)
+    }
+    of_its_own = replace(config, test_file=config.validation_file)
+    with pytest.raises(ConfigError, match="holds no prompt about 'spatial' that is no test prompt"):
+        validation_pool(of_its_own)

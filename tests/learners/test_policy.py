@@ -20,6 +20,7 @@ from itercomp_rl.items import PolicyOrder, RewardReport, Rollout
 from itercomp_rl.plan import Plan
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import average_role
 from itercomp_rl.store.live_weights import collect_run
 from itercomp_rl.store.retention import leases
 from itercomp_rl.store.store import Store, open_store
@@ -220,6 +221,45 @@ def test_rounds_that_go_on_from_one_another_learn_as_one_long_round(sd: Path, st
     averages = [weights.open_version(store, "policy", round_).load() for round_ in (40, 41)]
     assert not torch.equal(*(torch.cat([t.flatten() for t in average.values()]) for average in averages))
     assert not list(folder.glob("*/*")), "no checkpoint is left once the last round is published"
+
+
+def test_what_is_kept_is_published_as_it_was_probed_and_learning_goes_on_from_the_end(
+    sd: Path, store: Store, tmp_path: Path
+) -> None:
+    config = settings(sd, "policy.updates=3", "policy.engine.ema=0.9", "policy.scheduler=ddim")
+    opened(config, store, order(50), tmp_path / "any")
+    rollouts = [rolled(config, store, index, 0, 50) for index in range(3)]
+    ends = {}
+    for round_, number, probes, kept in ((60, 51, (), None), (70, 52, (0, 2, 3), 2)):
+        work = replace(order(number, round_=round_), probes=probes, keeps_state=True)
+        learner = opened(config, store, work, tmp_path / str(number))
+        for update, rollout in enumerate(rollouts):
+            learner.update(update, [rollout])
+        learner.publish({}, kept)
+        ends[round_] = weights.open_version(store, "policy", round_)
+    probed = {update: weights.open_version(store, average_role(70), update) for update in (0, 2, 3)}
+    assert ends[70].checksum == probed[2].checksum != probed[3].checksum
+    assert probed[3].checksum == ends[60].checksum, "the last probe is not of what is published without probes"
+    assert torch.equal(published(store, 52, 3), published(store, 51, 3)), "probes changed what was learned"
+    assert (ends[70].attrs["kept_update"], ends[70].attrs["updates"]) == (2, 3)
+    assert "kept_update" not in ends[60].attrs
+    opened(config, store, order(53, round_=71, start=70), tmp_path / "52")
+    assert torch.equal(published(store, 53, 0), published(store, 52, 3)), "the next round begins with what was kept"
+
+
+def test_a_probed_average_is_never_replaced_and_is_there_for_whoever_goes_on_from_a_checkpoint(
+    sd: Path, store: Store, tmp_path: Path
+) -> None:
+    config = settings(sd, "policy.updates=3", "policy.checkpoint_every=1", "policy.engine.ema=0.9")
+    work = replace(order(54, round_=90), probes=(0, 1))
+    first = opened(config, store, work, tmp_path)
+    first.update(0, [rolled(config, store, 0, 0, 54)])
+    before = {update: weights.open_version(store, average_role(90), update).checksum for update in (0, 1)}
+    assert opened(config, store, replace(work, live_role="live-55"), tmp_path)._opened().engine.updates == 1
+    again = opened(config, store, replace(work, live_role="live-56"), tmp_path / "elsewhere")
+    again.update(0, [rolled(config, store, 1, 0, 56)])  # another rollout: other weights after the same update
+    assert not torch.equal(published(store, 56, 1), published(store, 54, 1))
+    assert before == {update: weights.open_version(store, average_role(90), update).checksum for update in (0, 1)}
 
 
 def test_a_round_without_the_state_of_the_last_one_starts_from_what_it_published(

@@ -15,6 +15,7 @@ from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
     PolicyOrder,
+    ProbeOrder,
     RankOrder,
     RewardOrder,
     RewardReport,
@@ -44,6 +45,9 @@ class LocalTeam:
         self.held: dict[tuple[str, str], RewardReport] = {}
         self.used: list[int] = []
         self.restarts = 0
+        self.probe_score = float  # of an update
+        self.kept: list[int | None] = []
+        self.probed: list[int] = []  # updates of the probes that were reported, in order
         self.order: PolicyOrder | None = None
         self.reward_order: dict[str, RewardOrder] = {}
         self.shares: list[tuple[int, int]] = []  # updates made, rankings they had to learn from
@@ -71,10 +75,10 @@ class LocalTeam:
         self.done.add(("losses", order.id))
         self.events.append(f"measure {order.id}")
 
-    async def probe(self, order: DrawOrder) -> None:
+    async def try_drawing(self, order: DrawOrder) -> None:
         await self.pause()
         if {prompt.id for prompt in order.prompts} & self.deadly:
-            raise WorkerDiedError("sampler-0 died while it had to probe")
+            raise WorkerDiedError("sampler-0 died while it tried to draw")
 
     async def rank(self, order: RankOrder) -> None:
         await self.pause()
@@ -87,6 +91,14 @@ class LocalTeam:
         await self.pause()
         assert ("evaluations", segment) in self.done
         self.done.add(("grades", segment))
+
+    async def grade_probe(self, order: ProbeOrder) -> None:
+        await self.pause()
+        assert ("probes", order.id) in self.done, "a probe was graded before it was drawn"
+        assert ("probe-grades", order.id) not in self.done, "a probe was graded twice"
+        assert self._are_held(order.rewards), "reward models to score with that a collector may take away"
+        self.done.add(("probe-grades", order.id))
+        self.events.append(f"probe {order.round} {order.update}")
 
     async def roll(self, order: RolloutOrder) -> Rollout:
         assert order.version <= self.version, "rolled out under a version nobody has published"
@@ -131,8 +143,9 @@ class LocalTeam:
     async def checkpoint(self) -> None:
         self.events.append(f"checkpoint {self.version}")
 
-    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+    async def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
         assert self.order is not None
+        self.kept.append(kept)
         assert {report.live_role for report in rewards.values()} == {None}, "published before its rewards were finished"
         self.policies.add(self.order.round)
         self.events.append(f"policy {self.order.round}")
@@ -148,6 +161,13 @@ class LocalTeam:
 
     def has_policy(self, version: int) -> bool:
         return version in self.policies
+
+    def reference_rewards(self, round_: int) -> Mapping[str, RewardReport]:
+        return {aspect: report for (aspect, version), report in self.reports.items() if version == 0}
+
+    def probe_values(self, round_: int, update: int) -> Mapping[str, float]:
+        self.probed.append(update)
+        return {"score": self.probe_score(update)}
 
     def gain_over_base(self, version: int) -> tuple[float, float]:
         return self.gain

@@ -24,6 +24,7 @@ from itercomp_rl.items import (
     DrawOrder,
     MeasureOrder,
     PolicyOrder,
+    ProbeOrder,
     RankOrder,
     RewardOrder,
     RewardReport,
@@ -238,8 +239,8 @@ class Samplers:
     async def measure(self, order: MeasureOrder) -> None:
         await _tried("measure", order, self._processes)
 
-    async def probe(self, order: DrawOrder) -> None:
-        await _tried("probe", order, self._processes)
+    async def try_drawing(self, order: DrawOrder) -> None:
+        await _tried("try_drawing", order, self._processes)
 
 
 async def _tried(method: str, order: Any, processes: Sequence[Process]) -> Any:
@@ -262,6 +263,9 @@ class OneJudge:
 
     async def grade(self, segment: str) -> None:
         await _tried("grade", segment, [self._process])
+
+    async def grade_probe(self, order: ProbeOrder) -> None:
+        await _tried("grade_probe", order, [self._process])
 
 
 class OneRoller:
@@ -317,8 +321,8 @@ class OnePolicyLearner:
     async def checkpoint(self) -> None:
         await self._process.call("checkpoint")
 
-    async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-        await self._process.call("publish", rewards)
+    async def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
+        await self._process.call("publish", rewards, kept)
 
     async def restart(self) -> None:
         self._process.forget()

@@ -21,6 +21,9 @@ def check_ledger(config: Config, store: Store) -> None:
     assert store.ids("rankings") == sorted(id_ for r in range(plan.rounds) for id_ in plan.rankings(r))
     graded = {order.id for order in plan.grading_orders(plan.evaluated())}
     assert store.ids("evaluations") == store.ids("grades") == sorted(graded)
+    assert store.ids("probes") == store.ids("probe-grades")
+    probed = [order.id for r in range(plan.rounds) for u in plan.probe_updates for order in plan.probe_orders(r, u)]
+    assert set(store.ids("probes")) <= set(probed)
     assert {problem.kind for problem in verify(store)} <= {"orphan"}, "a kill in a write leaves no more than an orphan"
     collect(store, grace_s=0, now=1e12)
     assert verify(store) == []
@@ -30,9 +33,9 @@ def outcome(config: Config, store: Store) -> dict[str, Any]:
     """All that a run leaves: images, rankings, grades and every published weight. Checks the ledger and the store."""
     check_ledger(config, store)
     found: dict[str, Any] = {}
-    for kind in ("images", "evaluations"):
+    for kind in ("images", "evaluations", "probes"):
         found |= {f"{kind}/{id_}": store.get(kind, id_).arrays["images"] for id_ in store.ids(kind)}
-    for kind in ("rankings", "grades"):
+    for kind in ("rankings", "grades", "probe-grades"):
         found |= {f"{kind}/{id_}": store.get(kind, id_).attrs for id_ in store.ids(kind)}
     for role in ("policy", *(f"reward-{aspect}" for aspect in config.prompts.aspects)):
         assert weights.versions(store, role) == [0, 1]

@@ -4,6 +4,7 @@ from itercomp_rl.config.rules.gallery import check_gallery
 from itercomp_rl.config.rules.judging import check_judges
 from itercomp_rl.config.rules.learning import check_learning
 from itercomp_rl.config.rules.placing import check_actors
+from itercomp_rl.config.rules.probing import check_probes
 from itercomp_rl.config.rules.terms import one_of, require
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import ConfigError
@@ -25,6 +26,7 @@ def check(config: Config) -> None:
     check_gallery(config)
     check_judges(config)
     check_learning(config)
+    check_probes(config)
     check_actors(config)
 
 
@@ -69,6 +71,7 @@ def _counts(config: Config) -> None:
         "policy.loss_scale": config.policy.loss_scale,
         "evaluation.seen_images_per_aspect": config.evaluation.seen_images_per_aspect,
         "evaluation.denoising_images": config.evaluation.denoising_images,
+        "evaluation.probe_every": config.evaluation.probe_every,
         "actors.max_retries": config.actors.max_retries,
         "actors.max_skipped_prompts": config.actors.max_skipped_prompts,
         "actors.grace_s": config.actors.grace_s,
@@ -104,7 +107,7 @@ def _prompts(config: Config) -> None:
         raise ConfigError(
             "prompts.source is 'files': set prompts.train_file and prompts.test_file, held-out prompts are needed"
         )
-    unread = ("policy_file",) if p.is_world else ("train_file", "policy_file", "test_file")
+    unread = ("policy_file", "validation_file") + (() if p.is_world else ("train_file", "test_file"))
     for name in unread if p.source != "files" else ():
         if file := getattr(p, name):
             raise ConfigError(

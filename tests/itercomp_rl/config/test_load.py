@@ -57,6 +57,17 @@ def test_base_yaml_states_every_key_and_nothing_else() -> None:
     [
         ("policy.updatez=3", "did you mean policy.updates"),
         ("polcy.updates=3", "did you mean policy"),
+        ("evaluation.probe_every=-1", "evaluation.probe_every is -1: must be 0 or more"),
+        ("evaluation.probe_images=7", "evaluation.probe_images is 7: must be even"),
+        (
+            "evaluation.probe_images=4",
+            "evaluation.probe_images is 4: must be even, as every prompt is drawn twice, and 6 or more",
+        ),
+        ("evaluation.keep=first", "must be one of last, best"),
+        ("evaluation.keep=best", "evaluation.keep is 'best': needs probes, and evaluation.probe_every is 0"),
+        ("policy.patience=2", "policy.patience is 2: needs probes, and evaluation.probe_every is 0"),
+        ("policy.patience=0", "policy.patience is 0: must be 1 or more, or null"),
+        ("prompts.validation_file=a.txt", "prompts.validation_file is 'a.txt' with prompts.source 'shapes'"),
         ("policy.updates=-1", "policy.updates is -1"),
         ("policy.updates=many", "policy.updates"),
         ("policy.mid_high=10", "within steps 0..9"),

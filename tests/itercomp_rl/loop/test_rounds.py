@@ -82,8 +82,8 @@ def test_a_dead_rank_restarts_the_group_and_the_run_finishes() -> None:
 
 def test_a_rank_that_dies_once_the_policy_is_published_has_nothing_learned_again() -> None:
     class DyingLast(LocalTeam):
-        async def publish(self, rewards: Mapping[str, RewardReport]) -> None:
-            await super().publish(rewards)
+        async def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
+            await super().publish(rewards, kept)
             raise WorkerDiedError("rank 1 died while it had to publish")
 
     team = DyingLast(0)

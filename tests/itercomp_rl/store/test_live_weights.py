@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from itercomp_rl.store import weights
+from itercomp_rl.store.kinds import average_role
 from itercomp_rl.store.live_weights import SUPERSEDED_AFTER_S, collect_run
 from itercomp_rl.store.retention import Lease, lease, release, verify
 from itercomp_rl.store.store import Store, open_store
@@ -49,6 +50,19 @@ def test_of_a_round_whose_policy_is_published_no_live_weights_stay(store: Store)
     assert left(store, FIRST, REWARD, SECOND, REWARD_AGAIN) == [[], [], [3, 4, 5, 6], [3, 4, 5, 6]]
     assert store.backend.sizes(f"weights/{FIRST}") == {}
     assert left(store, "policy", "reward-object") == [[0], [0, 1, 2, 3, 4, 5]]
+    assert verify(store) == []
+
+
+def test_every_average_that_was_probed_stays_until_the_policy_of_its_round_is_published(store: Store) -> None:
+    roles = [average_role(0), average_role(1)]
+    for round_, role in enumerate(roles):
+        publish(store, role, *range(0, 140, 20), round=round_)
+    publish(store, FIRST, *range(7), round=0)
+    collect(store, NOW)
+    assert left(store, *roles, FIRST) == [[*range(0, 140, 20)], [*range(0, 140, 20)], [3, 4, 5, 6]]
+    publish(store, "policy", 0, round=0)
+    collect(store, NOW)
+    assert left(store, *roles, FIRST) == [[], [*range(0, 140, 20)], []]
     assert verify(store) == []
 
 
