@@ -84,11 +84,11 @@ def finished(config: Config, *kills: Kill) -> Store:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_a_whole_run_learns_the_same_weights_and_asks_nothing_twice(tmp_path: Path) -> None:
+def test_a_whole_run_learns_the_same_weights_also_when_the_judge_dies_on_the_way(tmp_path: Path) -> None:
     expected = small_config(tmp_path / "oracle", *RELATIONS, *BY_ORACLE)
     one = left_by(finished(expected))
     with vlm_server(by_oracle) as (url, asked):
-        config = small_config(tmp_path / "vlm", *RELATIONS, *BY_VLM, f"judge.vlm.url={url}")
+        config = small_config(tmp_path / "vlm", *RELATIONS, *BY_VLM, f"judge.vlm.url={url}", "judge.vlm.parallel=2")
         dies = Kill(role="judge", moment="gallery", how="writing")
         store = finished(config, dies)
         other = left_by(store)
@@ -106,7 +106,9 @@ def test_a_whole_run_learns_the_same_weights_and_asks_nothing_twice(tmp_path: Pa
             assert all(torch.equal(tensor, other[key][name]) for name, tensor in value.items()), key
     times = Counter(json.dumps(body["messages"]) for body in asked)
     assert len(times) == len(store.ids("answers"))
-    assert set(times.values()) == {1}  # though the judge died after it had asked, and began anew
+    # The judge died as it kept its first answer: what was in flight then is asked once more, and nothing else.
+    assert max(times.values()) == 2
+    assert sum(num > 1 for num in times.values()) <= len(times) / 4
 
 
 def places(attrs: dict[str, Any]) -> list[Any]:
