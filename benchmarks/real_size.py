@@ -92,6 +92,7 @@ def settings(folder: Path, *overrides: str) -> Config:
         [
             f"policy.model={folder}/sdxl",
             f"reward.trunk={folder}/reward",
+            "prompts.source=files",
             f"prompts.train_file={prompts}",
             f"prompts.test_file={prompts}",
             "prompts.gallery=8",

@@ -48,6 +48,8 @@ MODELS = (
     "judge.t2i_compbench.detector",
     "judge.t2i_compbench.depth",
     "judge.vlm.model",
+    "evaluation.reward_models.spatial",
+    "evaluation.t2i_compbench.vqa",
     "reward.trunk",
 )
 FILES = {  # always local: setting -> what it may be called

@@ -84,8 +84,8 @@ def test_a_base_that_differs_leaves_the_others_grades() -> None:
     assert "losses" not in found
 
 
-JUDGES = ("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true")
-FILES = ("prompts.source=files", *JUDGES)
+JUDGES = ("judge.first_round=reward", "evaluation.judge=reward", "judge.later_rounds=reward")
+FILES = ("prompts.source=files", *JUDGES, "evaluation.allow_self_grading=true")
 
 
 def of_files(folder: Path, *overrides: str) -> Plan:
