@@ -13,7 +13,6 @@ from itercomp_rl.config.load import load_config
 from itercomp_rl.evaluation.overlap import overlap_of
 from itercomp_rl.store.store import open_store
 from tests.parts.one_process import OneProcessRun
-from tests.parts.real_runs import itercomp
 from tests.parts.tiny_real import tiny_settings
 
 REAL = ("itercomp_sdxl", "sdxl_64gpu", "sdxl_lora_1gpu", "sd15", "sd35_medium", "flux_lora")
@@ -43,13 +42,3 @@ def test_a_real_config_runs_the_whole_loop(name: str, tmp_path: Path, caplog: py
     OneProcessRun(checked.config, store).go()
     leave(checked, store, {"wall_s": 1.0, "peak_rss_mb": 1.0, "phases": []})
     check_results(checked.config.run_folder)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_command_needs_no_file(tmp_path: Path) -> None:
-    no_gpu = [
-        f"actors.{role}.gpus=0" for role in ("samplers", "judges", "rollers", "reward_learners", "policy_learners")
-    ]
-    itercomp("run", "sdxl_lora_1gpu", *tiny_settings("sdxl_lora_1gpu", tmp_path), *no_gpu)
-    check_results(tmp_path / "sdxl-lora")
