@@ -39,6 +39,7 @@ def read_dataset_rows(source: str) -> list[PromptRow]:
 
 def _rows(source: str, name: str, split: str, column: str | None) -> Iterator[PromptRow]:
     import datasets  # pyright: ignore[reportMissingImports]  # an extra
+    from datasets.exceptions import DatasetsError  # pyright: ignore[reportMissingImports]
 
     if not Path(name).is_dir():
         check_reach(name)
@@ -53,7 +54,7 @@ def _rows(source: str, name: str, split: str, column: str | None) -> Iterator[Pr
             yield prompt_row(Path(source), f"row {number}", {"text": row[text]} | {name: row[name] for name in others})
     except ConfigError:
         raise
-    except (OSError, ValueError, LookupError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, DatasetsError) as error:
         raise ConfigError(
             f"{source!r} cannot be read: {' '.join(str(error).split())}. Name it as hf:owner/name:split:column, or "
             "give a file"
