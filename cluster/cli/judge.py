@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Ask a vision-language model about images, and show its answers.")
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--prompt", required=True, help="What the images are to show.")
 @click.option(
     "--config", default="base", show_default=True, shell_complete=complete_config, help="Its judge.vlm counts."
