@@ -234,7 +234,8 @@ class PolicyLearner:
             self._checkpoints.save(number + 1, self._weights)
         return {}
 
-    def publish(self, rewards: Mapping[str, RewardReport]) -> None:
+    def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
+        assert kept is None, "sleeping runs have no probes to choose from"
         id_ = policy_id(self._opened().round, self._rank)
         self._place.publish("policies", id_, {"state": self._weights}, {})
         self._order = None

@@ -115,7 +115,7 @@ def test_every_command_that_is_written_anywhere_is_one_the_program_takes(
             pytest.fail(f"{page}: itercomp {shlex.join(words)}: {error.format_message()}")
         config = taken.get("config")
         if config and not config.endswith(".yaml"):
-            load_config(config, list(taken["overrides"]))
+            load_config(config, list(taken.get("overrides", ())))
 
 
 def itercomp_lines(page: Path) -> list[list[str]]:

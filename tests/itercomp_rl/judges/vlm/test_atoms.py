@@ -5,9 +5,9 @@ import json
 import pytest
 
 from itercomp_rl.errors import PlanError
-from itercomp_rl.evaluation.t2i_compbench.files import BENCHMARK
 from itercomp_rl.judges.vlm.atoms import KINDS_OF_ASPECT, Atom, atoms_by_rule, atoms_of_answer
 from itercomp_rl.judges.vlm.questions import by_aspect, question_of
+from itercomp_rl.prompt_sets.compbench import BENCHMARK
 from itercomp_rl.shapes.scenes import TEMPLATES, World, caption, parse
 
 ASPECTS = tuple(KINDS_OF_ASPECT)

@@ -65,7 +65,7 @@ def test_prompts_that_state_nothing_of_an_aspect_are_counted(tmp_path: Path, cap
         (tmp_path / f"{name}.txt").write_text("\n".join(texts))
     files = [f"prompts.{name}_file={tmp_path / name}.txt" for name in ("train", "test")]
     counts = ["prompts.source=files", "prompts.gallery=2", "prompts.policy=2", "prompts.aspects=[spatial]"]
-    judges = ["judge.first_round=vlm", "evaluation.judge=reward"]
+    judges = ["judge.first_round=vlm", "evaluation.judge=reward", "evaluation.allow_self_grading=true"]
     check_budget(plan(tmp_path, *judges, *files, *counts), is_whole=True)
     assert (
         "spatial: 1 of 2 gallery prompts state nothing that it can be asked, and are not judged, such as 'a cup'"
