@@ -30,7 +30,10 @@ from itercomp_rl.store.store import Store, open_store
 from tests.parts.one_process import Kill, OneProcessRun, small_config
 from tests.parts.vlm_server import Reply, image_of, said_with, statement_of, vlm_server, vlm_settings
 
-BY_VLM = ("judge.first_round=vlm", "judge.later_rounds=vlm", "evaluation.judge=vlm", "judge.vlm.model=seer")
+BY_VLM = (
+    *("judge.first_round=vlm", "judge.later_rounds=vlm", "evaluation.judge=vlm", "judge.vlm.model=seer"),
+    "evaluation.allow_self_grading=true",
+)
 BY_ORACLE = ("judge.first_round=oracle", "judge.later_rounds=oracle", "evaluation.judge=oracle")
 # A founder that is good at both, so that there are pairs of both.
 RELATIONS = (
