@@ -100,6 +100,7 @@ def settings(folder: Path, scale: float, memory_mib: float, updates: int | None)
     return load_config(
         "sdxl_64gpu",
         [
+            "prompts.source=files",
             *(f"prompts.{split}_file={prompts}" for split in ("train", "test")),
             *(f"prompts.{count}={num}" for count in ("gallery", "policy")),
             f"prompts.aspects=[{ASPECT}]",
@@ -109,6 +110,8 @@ def settings(folder: Path, scale: float, memory_mib: float, updates: int | None)
             f"reward.updates={updates or whole.reward.updates}",
             "reward.engine.dtype=fp32",
             "reward.min_accuracy=0",
+            # What reads the images is measured, not what is made of them: any judge that needs no other model will do.
+            *("judge.first_round=reward", "evaluation.judge=reward", "evaluation.allow_self_grading=true"),
             "judge.margin=0",
             f"store.image_memory_mib={memory_mib:g}",
         ],
