@@ -144,7 +144,7 @@ class Worker:
 
     @cached_property
     def _images(self) -> "ImageLoader":
-        """What reads images for all roles here."""
+        """The image loader that all roles of this process share."""
         from itercomp_rl.store.image_cache import open_cache
         from itercomp_rl.store.image_loader import ImageLoader
 

@@ -1,7 +1,7 @@
 """The method's own claims, each as arms of one experiment over seeds; an arm takes about two quickstarts.
 
 python benchmarks/claims.py --json claims.json --arms e0-full e0-no-preferences --seeds 0 1 2 3 4
-All arms start from a reward trunk that was told nothing of binding, places or relations, so that what a policy gains
+All arms start from a reward trunk that was trained without binding, places and relations, so that what a policy gains
 in them comes from the gallery's preferences. Runs that are there already (under --dir) are read, not repeated. What
 each claim says, and what was found, stands in docs/claims.md.
 """

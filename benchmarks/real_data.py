@@ -208,7 +208,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 def scoring_bytes(folder: Path) -> int:
-    """What the network itself takes for a batch; on a GPU that would be the GPU's."""
+    """Host memory that the network takes to score one batch, in bytes; on a GPU this would be GPU memory."""
     model = load_reward(folder / "reward").eval()
     side = model.image_size
     pixels = [np.zeros((side, side, 3), np.uint8)] * SCORING_BATCH

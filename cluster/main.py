@@ -128,9 +128,9 @@ def main(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-_MAKE = (run, status, report, generate, evaluate, judge, rank)
-_KEEP = (preferences, export, push, plan, doctor, store, shapes)
-for command in (*_MAKE, *_KEEP):
+COMMANDS = [run, status, report, generate, evaluate, judge, rank]
+COMMANDS += [preferences, export, push, plan, doctor, store, shapes]
+for command in COMMANDS:
     main.add_command(command)
 
 

@@ -125,7 +125,7 @@ class PolicyLearner:
             target=settings.target,
             targets={aspect: settings.targets[aspect] for aspect in trusted if aspect in settings.targets},
             combine=settings.combine,  # type: ignore[arg-type]  # checked with the config
-            aspect_gradients=settings.aspect_gradients,  # type: ignore[arg-type]  # likewise
+            aspect_gradients=settings.aspect_gradients,  # type: ignore[arg-type]  # checked with the config
             scale=settings.loss_scale,
             num_grad_steps=settings.grad_steps,
             guidance=settings.rollout_guidance,

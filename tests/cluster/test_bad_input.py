@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from cluster.main import main
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.evaluation.t2i_compbench.samples import samples_of, score_samples
+from tests.parts.json_server import json_server
 from tests.parts.judge_checkpoints import make_clip
 from tests.parts.small_disk import disk
 from tests.parts.small_run import small_run
-from tests.parts.vlm_server import said_with, vlm_server
+from tests.parts.vlm_server import said_with
 
 
 def refused(*arguments: object, code: int) -> str:
@@ -50,13 +51,13 @@ def test_a_run_by_a_vision_language_model_that_does_not_answer_is_refused(tmp_pa
     def run(*overrides: str, code: int = 2) -> str:
         return refused("run", "tiny", f"run.dir={tmp_path / 'runs'}", *VLM, *overrides, code=code)
 
-    with vlm_server(lambda _: (404, "no model m here")) as (url, asked):
+    with json_server(lambda _: (404, "no model m here")) as (url, asked):
         assert "status 404: no model m here" in run(f"judge.vlm.url={url}")
         assert len(asked) == 1
     assert "judge.vlm.url is" in (line := run(f"judge.vlm.url={url}", "judge.vlm.max_retries=0"))
     assert "start the endpoint" in line
     assert "'NO_SUCH_KEY', and that environment" in run(f"judge.vlm.url={url}", "judge.vlm.key_env=NO_SUCH_KEY")
-    with vlm_server(lambda _: said_with(0.9)) as (url, asked):
+    with json_server(lambda _: said_with(0.9)) as (url, asked):
         line = run(f"judge.vlm.url={url}", "judge.vlm.max_requests=20")
         assert "judge.vlm.max_requests is 20, and the run asks about" in line
         assert len(asked) == 1

@@ -102,6 +102,7 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the Hub's HTTP interface as an upload of small files needs."""
 
     asked: list[tuple[str, bytes]]
+    url: str
     status = 200
 
     def do_GET(self) -> None:
@@ -140,7 +141,7 @@ def hub() -> Iterator[type[Hub]]:
         asked: list[tuple[str, bytes]] = []  # noqa: RUF012
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Fresh)
-    Fresh.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+    Fresh.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield Fresh
@@ -154,7 +155,7 @@ def test_every_file_of_an_export_reaches_the_hub_in_one_commit(
 ) -> None:
     config, store = run
     folder = export_run(config, store, tmp_path / "out", round_=1, licence=OTHER)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)  # type: ignore[attr-defined]
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     assert push(folder, "me/model", private=True).endswith("me/model")
     created = next(json.loads(body) for path, body in hub.asked if path.endswith("/repos/create"))
@@ -172,7 +173,7 @@ def test_a_data_set_of_preferences_reaches_the_hub_as_one(
     (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "data" / "r000-00000.parquet").write_bytes(b"PAR1")
     (tmp_path / "set" / "README.md").write_text("# Preferences\n")
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)  # type: ignore[attr-defined]
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     push(tmp_path / "set", "me/preferences", private=False)
     created = next(json.loads(body) for path, body in hub.asked if path.endswith("/repos/create"))
@@ -185,7 +186,7 @@ def test_a_refusal_of_the_hub_says_how_to_get_in(
 ) -> None:
     config, store = run
     folder = export_run(config, store, tmp_path / "out", round_=1, licence=OTHER)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)  # type: ignore[attr-defined]
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
     hub.status = 401
     with pytest.raises(ConfigError, match="HF_TOKEN lets you in"):
         push(folder, "me/model", private=False)

@@ -4,13 +4,11 @@ The real loop, store, models and learners, in one process (tests/parts/one_proce
 held, in the middle of a write too. Kills of real processes are in test_kills.py.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from itercomp_rl.config.schema import Config
 from itercomp_rl.evaluation.scores import aspects_tree, mean_gain
@@ -26,13 +24,7 @@ MOMENTS = ("evaluation", "gallery", "rewards", "policy", "second round")
 HOWS = ("writing", "after", "before")
 
 
-# Of the module, so that the run that the others are compared with has one thread too.
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def finished(config: Config, store: Store, kills: list[Kill], **options: Any) -> int:

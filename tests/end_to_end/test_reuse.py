@@ -1,10 +1,8 @@
 """A run that takes over another's work ends as if it had done all of it: real models and learners, in one process."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from cluster.launch import reusable_work
 from cluster.run_folder import prepare_folder
@@ -15,13 +13,7 @@ from itercomp_rl.store.store import Store, open_store
 from tests.parts.one_process import OneProcessRun, small_config
 from tests.parts.outcomes import assert_same, outcome
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prepared(folder: Path, *overrides: str) -> tuple[Config, Store]:

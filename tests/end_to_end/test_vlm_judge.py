@@ -6,7 +6,6 @@ each yes/no question about an image by the oracle's grade of the statement, as l
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from itercomp_rl.shapes.render import place, render
 from itercomp_rl.shapes.scenes import COLOURS, Scene, World, caption, draw_scenes, one_aspect_wrong, parse
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
+from tests.parts.json_server import Reply, json_server
 from tests.parts.one_process import Kill, OneProcessRun, small_config
-from tests.parts.vlm_server import Reply, image_of, said_with, statement_of, vlm_server, vlm_settings
+from tests.parts.vlm_server import image_of, said_with, statement_of, vlm_settings
 
 BY_VLM = (
     *("judge.first_round=vlm", "judge.later_rounds=vlm", "evaluation.judge=vlm", "judge.vlm.model=seer"),
@@ -43,12 +43,7 @@ RELATIONS = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_oracle(body: dict[str, Any]) -> Reply:
@@ -90,7 +85,7 @@ def finished(config: Config, *kills: Kill) -> Store:
 def test_a_whole_run_learns_the_same_weights_also_when_the_judge_dies_on_the_way(tmp_path: Path) -> None:
     expected = small_config(tmp_path / "oracle", *RELATIONS, *BY_ORACLE)
     one = left_by(finished(expected))
-    with vlm_server(by_oracle) as (url, asked):
+    with json_server(by_oracle) as (url, asked):
         config = small_config(tmp_path / "vlm", *RELATIONS, *BY_VLM, f"judge.vlm.url={url}", "judge.vlm.parallel=2")
         dies = Kill(role="judge", moment="gallery", how="writing")
         store = finished(config, dies)
@@ -134,7 +129,7 @@ def test_attributes_asked_one_by_one_order_images_as_the_oracle_does() -> None:
         for shown in (scene, wrong, half_wrong):
             prompts.append(Prompt(id=str(number), text=caption(scene), aspects=("attribute",)))
             images += list(render([shown], [place(shown, rng)]))
-    with vlm_server(by_oracle) as (url, _):
+    with json_server(by_oracle) as (url, _):
         settings = vlm_settings(url)
         store = open_store("memory://", create=True)
         asked = VlmScorer(settings, ["attribute"], store, EndpointVlm(settings, Usage())).score(prompts, images)

@@ -38,6 +38,8 @@ MODES = {
     "full-guarded": ["policy.lora.rank=0", *GUARDED],
     "lora-guarded": ["policy.lora.rank=2", *GUARDED],
 }
+# With conflicts taken out more gradients nearly cancel: of 261,684 weights one was seen 8.8e-5 off under ZeRO.
+NUM_AMBIGUOUS = {"full-guarded": 3}
 CASES = {f"{mode}-{engine}": [*MODES[mode], *ENGINES[engine]] for mode in MODES for engine in ENGINES}
 REFERENCES = {f"{mode}-alone": [*MODES[mode], *ENGINES["plain"]] for mode in MODES}
 
@@ -109,20 +111,20 @@ def test_plain_and_zero_learn_and_publish_the_same_whole_or_as_an_adapter(tmp_pa
         for engine in ENGINES:
             assert first[f"{mode}-{engine}"] == pytest.approx(norms, rel=1e-4)
             for found, wanted in zip(published(stores[f"{mode}-{engine}"]), reference, strict=True):
-                check_same(found, wanted)
+                check_same(found, wanted, most_off=NUM_AMBIGUOUS.get(mode, 0))
     check_bytes(tmp_path, stores)
 
 
-def check_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    """Equal to fp32 rounding on average, off by a twentieth of one step of 1e-3 in less than one weight of 10,000.
+def check_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], most_off: int) -> None:
+    """Equal to fp32 rounding on average, and nowhere off by a twentieth of one step of 1e-3 but in `most_off` weights.
 
     Adam divides a gradient by its own size: of one as small as its epsilon, rounding is a visible part of the step.
     """
     assert found.keys() == wanted.keys()
     off = torch.cat([(found[name] - wanted[name]).abs().flatten().double() for name in wanted])
     assert off.mean() < 1e-7
-    assert (off > 5e-5).double().mean() < 1e-4
-    assert off.max() < 1e-3
+    assert int((off >= 5e-5).sum()) <= most_off
+    assert off.max() < 5e-4  # half a step
 
 
 def check_bytes(folder: Path, stores: dict[str, Store]) -> None:

@@ -207,9 +207,8 @@ class EndpointVlm:
 def data_url(image: NDArray[np.uint8]) -> str:
     """An image [H, W, 3] as a PNG in a data URL."""
     file = io.BytesIO()
-    Image.fromarray(image).save(
-        file, format="PNG", compress_level=1
-    )  # 17 % larger than by default, in a quarter of the time
+    # The fastest compression: the picture travels once and is not kept.
+    Image.fromarray(image).save(file, format="PNG", compress_level=1)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -24,7 +24,7 @@ from itercomp_rl.judges.vlm.model import Asked, UnansweredError, Usage, Verdict
 from itercomp_rl.judges.vlm.probability import Token, p_yes, yes_or_no
 from itercomp_rl.judges.vlm.questions import YES_OR_NO
 
-# model_type of checkpoints whose images all go through Qwen2-VL's image processor and one placeholder token.
+# model_type of checkpoints that take images through Qwen2-VL's image processor, at one special token in the text.
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 ATOM_TOKENS = 1024  # longest list of atoms
 
@@ -42,7 +42,7 @@ def check_local_vlm(checkpoint: str) -> None:
 class LocalVlm:
     """Loads once, answers greedily: the same question, the same answer. Satisfies model.Vlm.
 
-    Image processor, tokenizer and placeholder are put together here and not by the checkpoint's processor class, which
+    Image processor, tokenizer and image token are put together here and not by the checkpoint's processor class, which
     cannot be made without torchvision: it brings video along.
     """
 
@@ -66,8 +66,8 @@ class LocalVlm:
         if not self._tokenizer.chat_template:
             raise CheckpointError(f"judge.vlm.model is {settings.model!r}, which is no chat model: no chat template")
         self._model = model.to(device).eval().requires_grad_(False)
-        self._placeholder_id = int(model.config.image_token_id)
-        self._placeholder = self._tokenizer.convert_ids_to_tokens(self._placeholder_id)
+        self._image_token_id = int(model.config.image_token_id)
+        self._image_token = self._tokenizer.convert_ids_to_tokens(self._image_token_id)
         ends = model.generation_config.eos_token_id  # None, one or several
         self._ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         self._answers = {id_: text for text, id_ in self._tokenizer.get_vocab().items() if yes_or_no(text)}
@@ -96,7 +96,7 @@ class LocalVlm:
         for one, num in zip(asked, num_tokens.tolist(), strict=True):
             question = _plain(YES_OR_NO.format(question=one.question))
             text = self._chat([{"type": "image"}, {"type": "text", "text": question}])
-            texts.append(text.replace(self._placeholder, self._placeholder * num))
+            texts.append(text.replace(self._image_token, self._image_token * num))
         answers = self._generate(texts, self._settings.max_tokens, **images)
         return [self._verdict(answer) for answer in answers]
 
@@ -120,7 +120,7 @@ class LocalVlm:
         ids_BT = read.input_ids
         inputs = {"input_ids": ids_BT, "attention_mask": read.attention_mask, **images}
         if images:
-            inputs["mm_token_type_ids"] = (ids_BT == self._placeholder_id).int()
+            inputs["mm_token_type_ids"] = (ids_BT == self._image_token_id).int()
         seen = _Watch(ids=tuple(self._answers))
         said_BT = self._model.generate(
             **{name: value.to(self._model.device) for name, value in inputs.items()},

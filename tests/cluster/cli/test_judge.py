@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cluster.main import main
-from tests.parts.vlm_server import Reply, image_of, said_with, statement_of, vlm_server
+from tests.parts.json_server import Reply, json_server
+from tests.parts.vlm_server import image_of, said_with, statement_of
 
 PROMPT = "a red cup left of a dog"
 
@@ -34,7 +35,7 @@ def judge(*words: str) -> Result:
 
 
 def test_questions_answers_and_scores_of_every_image(images: list[str]) -> None:
-    with vlm_server(reply) as (url, _):
+    with json_server(reply) as (url, _):
         found = judge(*images, "--prompt", PROMPT, "--url", url, "--model", "m", "--json")
         table = judge(*images, "--prompt", PROMPT, "--url", url, "--model", "m")
     assert found.exit_code == 0, found.output
@@ -53,7 +54,7 @@ def test_questions_answers_and_scores_of_every_image(images: list[str]) -> None:
 
 
 def test_only_the_aspects_that_are_asked_for(images: list[str]) -> None:
-    with vlm_server(reply) as (url, asked):
+    with json_server(reply) as (url, asked):
         words = ("--prompt", PROMPT, "--url", url, "--model", "m", "--aspect", "spatial", "--json")
         assert judge(images[0], *words).exit_code == 0
     assert len(asked) == 1
@@ -81,7 +82,7 @@ def test_bad_settings_are_one_line_that_names_them(images: list[str], words: tup
 
 def test_a_file_that_is_no_image_and_a_prompt_that_says_nothing_are_named(images: list[str], tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("no image")
-    with vlm_server(reply) as (url, _):
+    with json_server(reply) as (url, _):
         broken = judge(str(tmp_path / "no.png"), "--prompt", PROMPT, "--url", url, "--model", "m")
         empty = judge(images[0], "--prompt", "and", "--url", url, "--model", "m")
     assert (broken.exit_code, empty.exit_code) == (2, 2)

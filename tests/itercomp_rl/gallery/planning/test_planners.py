@@ -1,12 +1,8 @@
 """Plans by a language model: kept in the store by planner and prompt, and a fall-back is said beside the image."""
 
-import contextlib
-import json
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from itercomp_rl.gallery.planning.endpoint import EndpointChat
 from itercomp_rl.gallery.planning.local import LocalChat
 from itercomp_rl.gallery.planning.planners import Planners
 from itercomp_rl.store.store import Store, open_store
+from tests.parts.json_server import Reply, json_server
 
 PROMPT = "a red cup left of a white plate"
 ANSWER = "Final split ratio: 1,3\n\nRegional Prompt: a red cup BREAK a white plate"
@@ -32,49 +29,16 @@ KEY = "sk-secret-0123456789"
 def endpoint(
     *replies: tuple[int, Any] | float | str | Callable[[dict[str, Any]], tuple[int, Any]],
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that gives the replies in turn, the last for ever.
+    """A json_server that gives the replies in turn, the last for ever; a function makes its reply from the request."""
+    waiting = iter(replies)
+    last = replies[-1]
 
-    A function is given the request and makes the reply. A number is a silence of so many seconds. A text comes a byte
-    at a time, each a tenth of a second after the other.
-    """
-    asked: list[dict[str, Any]] = []
+    def reply(body: dict[str, Any]) -> Reply:
+        found = next(waiting, last)
+        return found(body) if callable(found) else found
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append({"path": self.path, "key": self.headers.get("Authorization"), **body})
-            reply = replies[min(len(asked), len(replies)) - 1]
-            if callable(reply):
-                reply = reply(body)
-            if isinstance(reply, float):
-                time.sleep(reply)
-                return
-            if isinstance(reply, str):
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(reply)))
-                self.end_headers()
-                with contextlib.suppress(OSError):  # whoever asked has hung up
-                    for character in reply:
-                        self.wfile.write(character.encode())
-                        time.sleep(0.1)
-                return
-            text = reply[1] if isinstance(reply[1], str) else json.dumps(reply[1])
-            self.send_response(reply[0])
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with json_server(reply) as served:
+        yield served
 
 
 def said(text: Any, reason: str = "stop", **fields: Any) -> tuple[int, Any]:

@@ -15,7 +15,8 @@ from itercomp_rl.judges.vlm.endpoint import EndpointVlm
 from itercomp_rl.judges.vlm.model import Usage
 from itercomp_rl.judges.vlm.scorer import VlmScorer, usage_of
 from itercomp_rl.store.store import Store, open_store
-from tests.parts.vlm_server import Reply, image_of, said, said_with, statement_of, vlm_server, vlm_settings, words_of
+from tests.parts.json_server import Reply, json_server
+from tests.parts.vlm_server import image_of, said, said_with, statement_of, vlm_settings, words_of
 
 PROMPT = Prompt(id="p", text="three red cups left of a dog", aspects=("attribute", "spatial"))
 P = {
@@ -42,7 +43,7 @@ def by_brightness(body: dict[str, Any]) -> Reply:
 
 
 def test_an_aspects_score_is_the_mean_of_its_own_atoms_alone(store: Store) -> None:
-    with vlm_server(lambda body: said_with(P[statement_of(body)])) as (url, asked):
+    with json_server(lambda body: said_with(P[statement_of(body)])) as (url, asked):
         [found] = scorer(url, store).score([PROMPT], IMAGES[:1])
     assert len(asked) == 4
     assert found["attribute"].value == pytest.approx((0.9 + 0.7) / 2)
@@ -52,7 +53,7 @@ def test_an_aspects_score_is_the_mean_of_its_own_atoms_alone(store: Store) -> No
 
 
 def test_a_run_that_goes_on_and_another_judge_ask_nothing_twice(store: Store) -> None:
-    with vlm_server(by_brightness) as (url, asked):
+    with json_server(by_brightness) as (url, asked):
         first = scorer(url, store).score([PROMPT] * 2, [IMAGES[0], IMAGES[0].copy()])
         assert len(asked) == 4  # the same image under two names is one image
         assert scorer(url, store).score([PROMPT], IMAGES[:1]) == first[:1]
@@ -68,7 +69,7 @@ def test_an_image_without_an_answer_is_left_out_and_counted(store: Store) -> Non
         return (400, "content filter") if is_refused else by_brightness(body)
 
     images = dict(zip("abc", IMAGES, strict=True))
-    with vlm_server(reply) as (url, asked):
+    with json_server(reply) as (url, asked):
         found = ByScore(scorer(url, store)).judge(PROMPT, images)
         assert found["attribute"].ranking.places == (("c",), ("a",))
         assert found["spatial"].ranking.places == (("c",), ("b",), ("a",))
@@ -84,7 +85,7 @@ def test_one_image_alone_wins_nothing(store: Store) -> None:
     is_bright: Callable[[dict[str, Any]], Reply] = lambda body: (  # noqa: E731
         said_with(0.5) if image_of(body)[0, 0, 0] == 30 else (400, "no")
     )
-    with vlm_server(is_bright) as (url, _):
+    with json_server(is_bright) as (url, _):
         assert ByScore(scorer(url, store)).judge(PROMPT, dict(zip("abc", IMAGES, strict=True))) == {}
         alone = ByScore(scorer(url, store)).judge(PROMPT, {"c": IMAGES[2]})
     assert alone["attribute"].ranking.places == (("c",),)
@@ -94,7 +95,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_again_only_with_more_tokens(sto
     def reply(body: dict[str, Any]) -> Reply:
         return said_with(0.5) if body["max_tokens"] > 50 else said("<think>", "length")
 
-    with vlm_server(reply) as (url, asked):
+    with json_server(reply) as (url, asked):
         assert scorer(url, store, max_tokens=4).score([PROMPT], IMAGES[:1]) == [{}]
         num = len(asked)
         assert scorer(url, store, max_tokens=4).score([PROMPT], IMAGES[:1]) == [{}]
@@ -105,7 +106,7 @@ def test_an_answer_that_was_cut_off_is_asked_for_again_only_with_more_tokens(sto
 
 def test_a_model_that_answers_nothing_stops_the_run(store: Store) -> None:
     prompts = [Prompt(id=str(i), text=f"a dog and {i + 2} cats", aspects=("attribute",)) for i in range(5)]
-    with vlm_server(lambda _: said("nice")) as (url, _):
+    with json_server(lambda _: said("nice")) as (url, _):
         judge = scorer(url, store)
         for prompt in prompts[:4]:
             assert judge.score([prompt], IMAGES[:1]) == [{}]
@@ -123,7 +124,7 @@ def test_the_model_may_list_the_atoms_and_the_rules_stand_in_where_it_cannot(sto
         return said_with(0.5)
 
     other = Prompt(id="q", text="a cat on a mat", aspects=("attribute",))
-    with vlm_server(reply) as (url, asked):
+    with json_server(reply) as (url, asked):
         for _ in range(2):  # the second judge finds the list in the store
             found = scorer(url, store, atoms="model").answers([PROMPT], IMAGES[:1])
             assert [one.question for one in found[0]] == [
@@ -136,7 +137,7 @@ def test_the_model_may_list_the_atoms_and_the_rules_stand_in_where_it_cannot(sto
 
 
 def test_a_prompt_that_says_nothing_of_an_aspect_has_no_score_there(store: Store) -> None:
-    with vlm_server(by_brightness) as (url, asked):
+    with json_server(by_brightness) as (url, asked):
         judge = scorer(url, store)
         assert set(judge.score([Prompt(id="q", text="a dog")], IMAGES[:1])[0]) == {"attribute"}
         assert judge.score([Prompt(id="r", text="", aspects=("spatial",))], IMAGES[:1]) == [{}]
@@ -144,7 +145,7 @@ def test_a_prompt_that_says_nothing_of_an_aspect_has_no_score_there(store: Store
 
 
 def test_the_runs_budget_is_shared_and_what_was_asked_before_counts(store: Store) -> None:
-    with vlm_server(by_brightness) as (url, _):
+    with json_server(by_brightness) as (url, _):
         scorer(url, store).score([PROMPT], IMAGES[:1])
         assert usage_of(vlm_settings(url), store, 2).max_requests is None
         assert usage_of(vlm_settings(url, max_requests=10), store, 2).max_requests == 3
