@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart tiny doctor test slow test-gpu lint check format docs docs-serve build clean
+.PHONY: help install quickstart tiny doctor test slow exhaustive test-gpu lint check format docs docs-serve build clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ test: install  ## the fast tests
 
 slow: install  ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
+
+exhaustive: install  ## every case of what the slow tests check in a few: all families and engines, a kill at every step
+	$(PYTEST) -m exhaustive $(ARGS)
 
 test-gpu: install  ## what only a GPU can show
 	$(BIN)/python -m pytest -m gpu tests/gpu $(ARGS)

@@ -22,6 +22,7 @@ from sleeping_runs import Bench, Fault, Nodes, Watch, kill_node_of, settings, si
 from itercomp_rl.config.schema import Config
 from itercomp_rl.forecast.stage_times import StageTimes
 from itercomp_rl.store.store import Store, open_store
+from tests.parts.covering import covering
 from tests.parts.outcomes import check_ledger
 
 PROCESSES = ("sampler-0", "judge-0", "reward_learner-0", "roller-1", "policy_learner-0", "policy_learner-1")
@@ -116,6 +117,7 @@ def check(
     assert outcome(config) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "phase"),
     [
@@ -129,11 +131,7 @@ def test_who_dies_at_its_work_changes_nothing(
     check(target, phase, 7, bench, nodes, undisturbed, folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize(
-    ("target", "seed"), [*((target, seed) for target in PROCESSES for seed in (0, 1)), (RAYLET, 0)]
-)
+@pytest.mark.parametrize(("target", "phase", "seed"), covering(TARGETS, PHASES, (0, 1)))
 def test_whoever_dies_at_any_step_changes_nothing(
     target: str, phase: str, seed: int, bench: Bench, nodes: Nodes, undisturbed: tuple[Watch, dict], folder: Path
 ) -> None:

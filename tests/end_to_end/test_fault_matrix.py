@@ -16,6 +16,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.records import load_rankings
 from itercomp_rl.store import weights
 from itercomp_rl.store.store import Store, open_store
+from tests.parts.covering import covering
 from tests.parts.one_process import DriverKilledError, Kill, OneProcessRun, small_config
 from tests.parts.outcomes import assert_same, outcome
 
@@ -76,15 +77,14 @@ def check(
     assert not list(config.run_folder.glob("checkpoints/*/*")), "checkpoints of what is published"
 
 
-@pytest.mark.parametrize("role", ROLES)
+# A driver that dies takes all roles with it.
+@pytest.mark.parametrize("role", [*(pytest.param(role, marks=pytest.mark.slow) for role in ROLES[:-1]), "driver"])
 def test_a_role_killed_once_in_every_moment_changes_nothing(role: str, undisturbed: dict, tmp_path: Path) -> None:
     kills = [Kill(role=role, moment=moment, how=HOWS[i % 3], nth=i % 2) for i, moment in enumerate(MOMENTS)]
     check(kills, undisturbed, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nth", range(3))
-@pytest.mark.parametrize("role", ["sampler", "judge", "policy_learner", "driver"])
+@pytest.mark.parametrize(("role", "nth"), covering(["sampler", "judge", "policy_learner", "driver"], range(3)))
 def test_kills_while_a_round_is_probed_change_neither_what_is_kept_nor_where_it_ends(
     role: str, nth: int, undisturbed_probes: dict, tmp_path: Path
 ) -> None:
@@ -108,10 +108,7 @@ def test_a_run_that_is_probed_and_keeps_the_last_learns_what_one_without_probes_
     assert_same({key: value for key, value in found.items() if key not in probes}, undisturbed)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(("role", "moment", "seed"), covering(ROLES, MOMENTS, range(2)))
 def test_a_kill_in_any_moment_and_part_of_the_work_changes_nothing(
     role: str, moment: str, seed: int, undisturbed: dict, tmp_path: Path
 ) -> None:
@@ -120,6 +117,7 @@ def test_a_kill_in_any_moment_and_part_of_the_work_changes_nothing(
     check([kill], undisturbed, tmp_path, seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samplers", [4])
 def test_the_number_of_samplers_and_the_order_of_work_do_not_change_the_outcome(
     samplers: int, undisturbed: dict, tmp_path: Path

@@ -22,6 +22,7 @@ def prepared(folder: Path, *overrides: str) -> tuple[Config, Store]:
     return config, open_store(config.store_url, create=True, durable=False)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_reuses_its_gallery_learns_the_same_policies(tmp_path: Path) -> None:
     first, store = prepared(tmp_path / "first")
     OneProcessRun(first, store).go()

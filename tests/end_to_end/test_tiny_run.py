@@ -16,6 +16,8 @@ from itercomp_rl.store import weights
 from itercomp_rl.store.retention import verify
 from tests.parts.real_runs import itercomp
 
+pytestmark = pytest.mark.timeout(900)  # the run takes a minute on two idle cores
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

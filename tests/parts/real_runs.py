@@ -83,7 +83,7 @@ def itercomp(*arguments: str, code: int = 0) -> str:
         [sys.executable, "-m", "cluster.main", *arguments],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=840,
         env=environment,
         check=False,
     )

@@ -39,6 +39,7 @@ def test_a_proxy_in_the_way_is_named_with_the_model(
     check_reach("owner/name")
 
 
+@pytest.mark.slow  # the hub's client waits between its tries
 @pytest.mark.usefixtures("cache")
 def test_a_proxy_or_hub_that_is_not_there_is_a_checkpoint_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("UNUSED", "http_proxy"):
