@@ -21,7 +21,7 @@ from itercomp_rl.ranking.pairs import draw_rows, load_pairs, pair_rules, weighte
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.reward.hardening import attacked, bent, patched
-from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
+from itercomp_rl.reward.preference import centering_loss, freeze, pair_accuracy, preference_loss
 from itercomp_rl.reward.published import SCORING_BATCH, load_any_reward, score_any_size
 from itercomp_rl.reward.scorer import TextTokens
 from itercomp_rl.seeds import seed_of
@@ -143,6 +143,10 @@ class RewardLearner:
         winner, loser, *spoilt = raw.split(len(pairs))
         loss = preference_loss(winner, loser)
         metrics = {"loss": loss.item(), "accuracy": float(pair_accuracy(winner.detach(), loser.detach()))}
+        if self._settings.centering:
+            off_center = centering_loss(winner, loser)
+            metrics["centering_loss"] = off_center.item()
+            loss = loss + self._settings.centering * off_center
         if spoilt:
             harder = preference_loss(winner, spoilt[0])
             metrics["hardening_loss"] = harder.item()

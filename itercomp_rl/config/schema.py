@@ -179,6 +179,7 @@ class RewardLearningConfig:
     batch: int
     micro_batch: int | None
     noise: float
+    centering: float
     hardening: HardeningConfig
     held_out: float
     min_accuracy: float

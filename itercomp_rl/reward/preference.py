@@ -21,6 +21,21 @@ def preference_loss(winner_K: Tensor, loser_K: Tensor) -> Tensor:
     return F.softplus(loser_K.float() - winner_K.float()).mean()
 
 
+def centering_loss(winner_K: Tensor, loser_K: Tensor) -> Tensor:
+    """Mean squared sum of each pair's two raw rewards: 0 where the rewards of every pair lie around 0.
+
+    Bradley-Terry fixes the rewards of one prompt up to a constant of that prompt. A policy that climbs them towards one
+    target would be pulled hardest on the prompts whose constant happens to be low.
+
+    Args: raw rewards [K], any float dtype; accumulated in float32.
+    Returns: scalar mean over K.
+    Raises: as `preference_loss`.
+    Source: Eisenstein et al., Helping or Herding (arXiv 2312.09244), section on underspecified reward models.
+    """
+    _check_pairs(winner_K, loser_K)
+    return (winner_K.float() + loser_K.float()).square().mean()
+
+
 def pair_accuracy(winner_K: Tensor, loser_K: Tensor) -> float:
     """Share of pairs whose winner scores strictly higher; a tie counts as wrong. Raises: as `preference_loss`."""
     _check_pairs(winner_K, loser_K)

@@ -111,6 +111,23 @@ def test_gradients_that_accumulate_are_those_of_the_whole_batch(store: Store) ->
         assert apart < 0.002 * way
 
 
+def test_centred_rewards_of_each_pair_come_nearer_to_zero(store: Store) -> None:
+    off_center = {}
+    for weight in (0.0, 1.0):
+        made = learner(store, "reward.batch=8", "reward.fix_rate=0", f"reward.centering={weight}")
+        found = made.advance(12)
+        assert ("centering_loss" in found) == bool(weight)
+        assert found["accuracy"] > 0.6
+        _, model, _ = made._opened()
+        model.eval()
+        raw = torch.tensor(
+            made._scores("attribute", model, [(p.prompt, r) for p in made._train for r in (p.winner, p.loser)])
+        )
+        raw = raw * float(model.reward_std) + float(model.reward_mean)
+        off_center[weight] = float(raw.view(-1, 2).sum(1).square().mean())
+    assert off_center[1.0] < 0.5 * off_center[0.0]
+
+
 def test_a_reward_model_learns_in_bf16(store: Store) -> None:
     made = learner(store, "reward.batch=8", "reward.engine.dtype=bf16")
     assert np.isfinite(made.advance(2)["loss"])

@@ -37,6 +37,7 @@ def _reward(config: Config) -> None:
         f"must be from 1 to reward.batch ({reward.batch}), or null",
     )
     require(reward.held_out > 0, "reward.held_out", reward.held_out, "must be above 0: accuracy needs pairs unseen")
+    require(reward.centering >= 0, "reward.centering", reward.centering, "must be 0 (off) or more")
     hardening = reward.hardening
     require(hardening.weight >= 0, "reward.hardening.weight", hardening.weight, "must be 0 (off) or more")
     require(

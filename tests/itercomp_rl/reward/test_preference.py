@@ -7,7 +7,7 @@ from torch import Tensor
 
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.reward.model import RewardConfig, RewardModel
-from itercomp_rl.reward.preference import freeze, pair_accuracy, preference_loss
+from itercomp_rl.reward.preference import centering_loss, freeze, pair_accuracy, preference_loss
 
 
 def tiny_model(vision_blocks: int = 4, text_layers: int = 2) -> RewardModel:
@@ -55,6 +55,21 @@ def test_the_loss_is_the_hand_worked_number() -> None:
     assert float(loss) == pytest.approx(1.220095, abs=1e-6)
 
 
+def test_pairs_around_zero_are_centred_and_others_cost_the_square_of_their_sum() -> None:
+    gap = torch.tensor([0.5, -2.0])
+    assert float(centering_loss(gap, -gap)) == 0
+    # sums 3 and -1: (9 + 1) / 2
+    assert float(centering_loss(torch.tensor([2.0, 0.0]), torch.tensor([1.0, -1.0]))) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_centring_moves_both_rewards_of_a_pair_alike(seed: int) -> None:
+    winner, loser = (x.requires_grad_() for x in random_pairs(seed))
+    centering_loss(winner, loser).backward()
+    assert winner.grad is not None and loser.grad is not None
+    torch.testing.assert_close(winner.grad, loser.grad)
+
+
 def test_a_gradient_step_widens_the_gap() -> None:
     winner, loser = (x.requires_grad_() for x in random_pairs(0))
     preference_loss(winner, loser).backward()
@@ -79,7 +94,7 @@ def test_a_tie_is_not_a_right_answer() -> None:
     assert pair_accuracy(torch.tensor([1.0, 1.0, 0.0, 3.0]), torch.tensor([0.0, 1.0, 1.0, 2.0])) == 0.5
 
 
-@pytest.mark.parametrize("measure", [preference_loss, pair_accuracy])
+@pytest.mark.parametrize("measure", [preference_loss, centering_loss, pair_accuracy])
 @pytest.mark.parametrize("shapes", [((0,), (0,)), ((2,), (3,)), ((2, 1), (2, 1))])
 def test_rewards_that_are_no_pairs_are_refused(
     measure: Callable[[Tensor, Tensor], object], shapes: tuple[tuple[int, ...], tuple[int, ...]]
