@@ -29,7 +29,7 @@ SMALL = {
     "gallery": ("--images", "8", "--repeats", "1", "--steps", "2"),
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 def measured(name: str, file: Path, *options: str) -> dict[str, float]:
@@ -47,22 +47,26 @@ def measured(name: str, file: Path, *options: str) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
     measured(name, tmp_path / "measures.json", *SMALL[name])
 
 
+@pytest.mark.exhaustive
 def test_with_autoscale_idle_processes_draw_and_roll(tmp_path: Path) -> None:
     found = measured("loop", tmp_path / "measures.json", "--most", "4", "--speed", "5")
     for what in ("images", "updates"):
         assert found[f"autoscale, 4 samplers and 4 rollers: {what} faster (ideal: 2)"] > 1.3
 
 
+@pytest.mark.slow
 def test_the_rule_planner_is_counted(tmp_path: Path) -> None:
     found = measured("rule_planner", tmp_path / "measures.json", "--spacy", spacy_pipeline())
     assert len(found) == 8
 
 
+@pytest.mark.exhaustive
 def test_rollouts_that_are_no_update_old_learn_what_the_run_learned(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     prepare_folder(config, resume=False)
@@ -76,6 +80,7 @@ def test_rollouts_that_are_no_update_old_learn_what_the_run_learned(tmp_path: Pa
         assert found[f"1 points per rollout, 0 updates old/run/{aspect} gain"] == pytest.approx(own, abs=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_real_size_takes_checkpoints_of_any_size(tmp_path: Path) -> None:
     make_sdxl(tmp_path / "sdxl")
     tower = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -17,7 +17,7 @@ import pytest
 from tests.parts.outcomes import assert_same
 from tests.parts.real_runs import MOMENTS, finish, outcome, start, wait_for, workers_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     return outcome(folder / "tiny")
 
 
+@pytest.mark.slow
 def test_a_driver_killed_at_every_moment_resumes_to_the_same_outcome(undisturbed: dict, tmp_path: Path) -> None:
     process = start(tmp_path)
     for moment in MOMENTS.values():
@@ -38,6 +39,7 @@ def test_a_driver_killed_at_every_moment_resumes_to_the_same_outcome(undisturbed
     assert_same(outcome(tmp_path / "tiny"), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_process_killed_at_every_moment_is_replaced_and_the_run_finishes(
     undisturbed: dict, tmp_path: Path
 ) -> None:
@@ -51,7 +53,9 @@ def test_a_worker_process_killed_at_every_moment_is_replaced_and_the_run_finishe
     assert_same(outcome(tmp_path / "tiny"), undisturbed)
 
 
-@pytest.mark.parametrize("moment", ["rewards", "policy"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("rewards", marks=pytest.mark.exhaustive), pytest.param("policy", marks=pytest.mark.slow)]
+)
 def test_sigterm_keeps_what_was_done_says_so_and_the_run_resumes(
     moment: str, undisturbed: dict, tmp_path: Path
 ) -> None:
@@ -66,6 +70,7 @@ def test_sigterm_keeps_what_was_done_says_so_and_the_run_resumes(
     assert_same(outcome(tmp_path / "tiny"), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_listens_on_this_machine_alone_and_lets_no_second_driver_in(tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for(MOMENTS["policy"], tmp_path / "tiny", process)
