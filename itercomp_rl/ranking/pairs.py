@@ -12,6 +12,7 @@ from itercomp_rl.prompts import prompt_id, same_text
 from itercomp_rl.ranking.ranking import is_held_out, pairs_of
 from itercomp_rl.ranking.records import Judged, load_rankings
 from itercomp_rl.seeds import seed_of
+from itercomp_rl.store.kinds import RANKINGS
 from itercomp_rl.store.store import Store
 
 
@@ -41,7 +42,9 @@ def pair_rules(judge: JudgeConfig, reward: RewardLearningConfig, seed: int) -> P
     return PairRules(margin=judge.margin, margins=judge.margins, flip=judge.flip, held_out=reward.held_out, seed=seed)
 
 
-def load_pairs(store: Store, ids: Sequence[str], aspect: str, rules: PairRules) -> tuple[list[PairRef], list[PairRef]]:
+def load_pairs(
+    store: Store, ids: Sequence[str], aspect: str, rules: PairRules, kind: str = RANKINGS
+) -> tuple[list[PairRef], list[PairRef]]:
     """The judge's pairs of one aspect from rankings records: (to learn from, held out), split by prompt.
 
     Held-out pairs are never swapped: they stay as they were judged.
@@ -49,7 +52,7 @@ def load_pairs(store: Store, ids: Sequence[str], aspect: str, rules: PairRules) 
     train: list[PairRef] = []
     kept: list[PairRef] = []
     for id_ in ids:
-        for prompt, images, rankings in load_rankings(store, id_):
+        for prompt, images, rankings in load_rankings(store, id_, kind):
             if aspect not in rankings:
                 continue
             is_kept = rules.keeps(prompt)

@@ -27,16 +27,21 @@ def rankings_attrs(order: RankOrder, rankings: Sequence[Mapping[str, Judged]]) -
         "round": order.round,
         "reward_version": order.reward_version,
         "prompts": [
-            {
-                "prompt": asdict(prompt),
-                "images": {model: [ref.segment, ref.row] for model, ref in images.items()},
-                "rankings": {
-                    aspect: {"places": judged.ranking.places, "scores": dict(judged.scores)}
-                    for aspect, judged in by_aspect.items()
-                },
-            }
+            prompt_tree(prompt, images, by_aspect)
             for prompt, images, by_aspect in zip(order.prompts, order.images, rankings, strict=True)
         ],
+    }
+
+
+def prompt_tree(prompt: Prompt, images: Mapping[str, ImageRef], rankings: Mapping[str, Judged]) -> dict[str, Any]:
+    """One prompt of such a document, as load_rankings reads it."""
+    return {
+        "prompt": asdict(prompt),
+        "images": {model: [ref.segment, ref.row] for model, ref in images.items()},
+        "rankings": {
+            aspect: {"places": judged.ranking.places, "scores": dict(judged.scores)}
+            for aspect, judged in rankings.items()
+        },
     }
 
 
@@ -45,10 +50,12 @@ def prompt_of(tree: Mapping[str, Any]) -> Prompt:
     return Prompt(id=tree["id"], text=tree["text"], aspects=tuple(tree["aspects"]))
 
 
-def load_rankings(store: Store, id_: str) -> list[tuple[Prompt, dict[str, ImageRef], dict[str, Judged]]]:
-    """Every prompt of a rankings record with its images and rankings."""
+def load_rankings(
+    store: Store, id_: str, kind: str = RANKINGS
+) -> list[tuple[Prompt, dict[str, ImageRef], dict[str, Judged]]]:
+    """Every prompt of a rankings record, or of one of another kind in that form, with its images and rankings."""
     found = []
-    for entry in store.get(RANKINGS, id_).attrs["prompts"]:
+    for entry in store.get(kind, id_).attrs["prompts"]:
         prompt = prompt_of(entry["prompt"])
         images = {model: ImageRef(segment=segment, row=row) for model, (segment, row) in entry["images"].items()}
         rankings = {

@@ -10,6 +10,7 @@ GRADES = "grades"  # scores of the held-out images, under the id of their segmen
 PROBES = "probes"  # validation images of a round's moving average, while the round learns
 PROBE_GRADES = "probe-grades"  # what the judge and the reward models say of them, under the id of their segment
 LOSSES = "losses"  # denoising losses of a policy on held-out pictures
+PREFERENCES = "preferences"  # rankings of images that others made, as `itercomp preferences import` writes them
 PEOPLE = "people"  # what one person said about one prompt on the ranking page
 PLANS = "plans"  # a planner's answer to one prompt
 ANSWERS = "answers"  # a vision-language model's answer to one question about one image

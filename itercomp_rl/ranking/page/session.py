@@ -44,6 +44,8 @@ def load_tasks(store: Store, aspects: Sequence[str] = ASPECTS) -> list[Task]:
     prompts: dict[str, Prompt] = {}
     images: dict[str, dict[str, ImageRef]] = {}
     for commit in store.commits(IMAGES):
+        if commit.attrs.get("imported", False):  # others ranked these already
+            continue
         set_aside = commit.attrs.get("set_aside", ())  # rows without an image: no sampler survived them
         for row, tree in enumerate(commit.attrs["prompts"]):
             prompt = prompt_of(tree)
