@@ -59,7 +59,8 @@ class Judge:
         images = record.arrays["images"][rows]
         kind = self._config.evaluation.judge
         grades: list[dict[str, Any]] = [{"prompt": prompt.id, "grades": {}} for prompt in prompts]
-        scored = score_aspects(self._evaluator(), [prompts[row] for row in rows], list(images), self._aspects)
+        own = [prompts[row] for row in rows]
+        scored = score_aspects(self._evaluator(), own, list(images), self._aspects) if rows else []
         for row, scores, image in zip(rows, scored, images, strict=True):
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":

@@ -3,6 +3,7 @@
 It also measures what a policy has forgotten, since it holds every version of the policy.
 """
 
+import logging
 import time
 
 import numpy as np
@@ -16,6 +17,8 @@ from itercomp_rl.gallery.system import Drawn
 from itercomp_rl.items import DrawOrder, MeasureOrder
 from itercomp_rl.store.kinds import LOSSES
 from itercomp_rl.store.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class Sampler:
@@ -42,16 +45,30 @@ class Sampler:
             "scheduler": order.model.scheduler,
             "negative": order.model.negative,
             "prompts": [{"id": p.id, "text": p.text, "aspects": list(p.aspects)} for p in order.prompts],
-            "set_aside": list(order.skipped),
+            "set_aside": sorted({*order.skipped, *drawn.missing}),
             "notes": [dict(note) for note in drawn.notes],
             "draw_s": time.monotonic() - began,
         }
+        if drawn.missing:
+            row, why = next(iter(drawn.missing.items()))
+            log.warning(
+                "%s/%s lacks %d of %d images, such as that of %r: %s",
+                order.kind,
+                order.id,
+                len(drawn.missing),
+                len(order.prompts),
+                order.prompts[row].text,
+                why,
+            )
         arrays = {"images": drawn.images, "seeds": np.array(order.seeds, np.int64)}
         self._store.put(order.kind, order.id, arrays, attrs)
 
     def images(self, order: DrawOrder) -> NDArray[np.uint8]:
-        """Images [N, H, W, 3] handed back and not committed, for who keeps them elsewhere."""
-        return self._gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
+        """Images [N, H, W, 3] handed back and not committed, for who keeps them elsewhere.
+
+        Raises: GalleryError if one of them is missing.
+        """
+        return self._gallery.draw_all(order.model, [prompt.text for prompt in order.prompts], order.seeds)
 
     def measure(self, order: MeasureOrder) -> None:
         """Commit the denoising loss of each held-out picture; nothing is computed if it is committed."""
@@ -83,4 +100,8 @@ class Sampler:
         images = np.zeros((len(order.prompts), *drawn.images.shape[1:]), drawn.images.dtype)
         images[rows] = drawn.images
         notes = dict(zip(rows, drawn.notes, strict=True))
-        return Drawn(images=images, notes=tuple(notes.get(row, {}) for row in range(len(order.prompts))))
+        return Drawn(
+            images=images,
+            notes=tuple(notes.get(row, {}) for row in range(len(order.prompts))),
+            missing={rows[place]: why for place, why in drawn.missing.items()},
+        )

@@ -1,6 +1,7 @@
 """Checks of a run's prompts, models, judges and rank files, made before any process starts."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import Prompt
 from itercomp_rl.judges.rank_files import check_coverage, load_ranks
 from itercomp_rl.plan import Plan
+from itercomp_rl.ranking.imported import count_rankings, open_preferences
 from itercomp_rl.reward.source import check_reward_source
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,8 @@ def check_models(config: Config) -> None:
     if pipeline in GALLERY_ONLY:
         raise CheckpointError(f"policy.model is {config.policy.model!r}, a {pipeline}: it can only be a gallery member")
     for name, member in config.gallery.members.items():
+        if member.is_external:
+            continue
         checkpoint = config.policy.model if member.model == OWN_POLICY else member.model
         drawn = (policy_checkpoint if member.system in PLANNED else drawing_checkpoint)(checkpoint_path(checkpoint))
         if checkpoint != config.policy.model:
@@ -115,6 +119,42 @@ def check_models(config: Config) -> None:
     for key, source in rewards.items():
         check_reward_source(key, source)
         _check_tokenizer(key, source)
+
+
+def check_external(plan: Plan) -> None:
+    """Read the images of the members that are folders, and ask those that are endpoints for one image each.
+
+    Raises: ConfigError, naming member, file and row, for what cannot be used.
+    """
+    if any(member.is_external for member in plan.config.gallery.members.values()):
+        # Imported here: few runs have such members, and an HTTP client takes its time.
+        from itercomp_rl.gallery.external import preflight
+
+        preflight.check_external(plan)
+
+
+def check_preferences(config: Config) -> None:
+    """Log how many imported rankings reward models learn from.
+
+    Raises: ConfigError for a folder of reward.preferences without any, or without one of an aspect of the run; also for
+    an aspect that nothing teaches, as there is no gallery.
+    """
+    aspects, total = config.prompts.aspects, Counter[str]()
+    for folder in config.reward.preferences:
+        found = count_rankings(open_preferences(folder))
+        if not any(aspect in found for aspect in aspects):
+            raise ConfigError(
+                f"reward.preferences names {folder!r}, which holds preferences under {', '.join(found)}, and "
+                f"prompts.aspects is {', '.join(aspects)}: import them under one of these (--aspect)"
+            )
+        total += found
+    for aspect in aspects if config.reward.preferences else ():
+        log.info("%s: %d imported rankings", aspect, total[aspect])
+        if not config.gallery.members and not total[aspect]:
+            raise ConfigError(
+                f"reward.preferences holds nothing under {aspect!r} of prompts.aspects, and gallery.members is empty: "
+                "import preferences under it, or take the aspect out"
+            )
 
 
 def check_vlm(plan: Plan, *, is_whole: bool) -> None:

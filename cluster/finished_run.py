@@ -73,13 +73,15 @@ def _grades(
     found: dict[str, list[Graded]] = {}
     place = 0
     for order in orders:
-        images = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds).images
-        scored = score_aspects(scorer, order.prompts, list(images), aspects)
-        for prompt, scores in zip(order.prompts, scored, strict=True):
+        drawn = gallery.draw(order.model, [prompt.text for prompt in order.prompts], order.seeds)
+        rows = [row for row in range(len(order.prompts)) if row not in drawn.missing]
+        prompts = [order.prompts[row] for row in rows]
+        scored = score_aspects(scorer, prompts, list(drawn.images[rows]), aspects) if rows else []
+        for row, prompt, scores in zip(rows, prompts, scored, strict=True):
             for aspect, score in scores.items():
-                grade = Graded(place=place, prompt=prompt.id, score=score.value, passed=score.passed)
+                grade = Graded(place=place + row, prompt=prompt.id, score=score.value, passed=score.passed)
                 found.setdefault(aspect, []).append(grade)
-            place += 1
+        place += len(order.prompts)
     return found
 
 
@@ -98,7 +100,7 @@ def generate_image(
         raise ConfigError(f"--round is {round_}: published rounds of this run are {have} (0 is the base)")
     models = [plan.policy(version)] if not compare or version == -1 else [plan.policy(-1), plan.policy(version)]
     gallery = _gallery(config, store)
-    columns = [gallery.draw(model, [prompt] * len(seeds), seeds).images for model in models]
+    columns = [gallery.draw_all(model, [prompt] * len(seeds), seeds) for model in models]
     titles = [_title(model) for model in models]
     path = out or new_picture(
         prompt, f"{'-and-'.join(titles)} seed {seeds[0]}{f' to {seeds[-1]}' if seeds[1:] else ''}"

@@ -30,7 +30,7 @@ def here(config: Config, ref: ModelRef, device: torch.device) -> Drawer:
 
     def draw(groups: Sequence[Group]) -> Iterator[tuple[Group, NDArray[np.uint8]]]:
         for group in groups:
-            yield group, gallery.draw(ref, [s.prompt for s in group], [s.seed for s in group]).images
+            yield group, gallery.draw_all(ref, [s.prompt for s in group], [s.seed for s in group])
 
     return draw
 

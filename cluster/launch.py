@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from cluster.checks import check_models, check_ranks, check_splits, check_vlm
+from cluster.checks import check_external, check_models, check_preferences, check_ranks, check_splits, check_vlm
 from cluster.costs import RunCosts
 from cluster.drive import drive
 from cluster.local_paths import settled
@@ -26,6 +26,7 @@ from itercomp_rl.observability.metrics import MetricsLog
 from itercomp_rl.observability.progress_bar import terminal
 from itercomp_rl.observability.trackers import TrackedRun, Trackers, check_trackers, dotted
 from itercomp_rl.plan import Plan
+from itercomp_rl.ranking.imported import take_in
 from itercomp_rl.report.html import write_report
 from itercomp_rl.report.images import held_out_pictures
 from itercomp_rl.report.results import write_results
@@ -77,6 +78,8 @@ def check(config: Config, reuse: str | None) -> CheckedRun:
     check_models(config)
     check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)
+    check_external(plan)
+    check_preferences(config)
     check_vlm(plan, is_whole=reuse is None)
     # Imported here, as it imports every model class, and most mistakes are found above.
     from itercomp_rl.forecast.memory import check_memory
@@ -103,6 +106,8 @@ def opened(checked: CheckedRun, *, resume: bool) -> Iterator[Store]:
                 taken = take_over(reused.shared, reused.store, store)
                 counts = ", ".join(f"{num} {kind}" for kind, num in taken.items()) or "nothing new"
                 log.info("reused of %s: %s", reused.run, counts)
+            if folders := config.reward.preferences:
+                log.info("imported preferences: %d records copied into the store", take_in(store, folders))
             put_prompts(store, checked.plan)
             yield store
 

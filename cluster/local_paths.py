@@ -58,7 +58,11 @@ def settled(config: Config) -> Config:
             t2i_compbench=replace(bench, spacy=_spacy(bench.spacy), **bench_models),
             vlm=_vlm(judge.vlm),
         ),
-        reward=replace(config.reward, trunk=_model("reward.trunk", config.reward.trunk)),
+        reward=replace(
+            config.reward,
+            trunk=_model("reward.trunk", config.reward.trunk),
+            preferences=[_here("reward.preferences", folder) for folder in config.reward.preferences],
+        ),
         policy=replace(config.policy, model=_model("policy.model", config.policy.model)),
         evaluation=replace(
             config.evaluation,
@@ -73,11 +77,17 @@ def settled(config: Config) -> Config:
 
 def settled_ref(ref: ModelRef) -> ModelRef:
     """A model that draws, with the local paths of its checkpoint and its layers absolute. Raises: ConfigError."""
+    if ref.system == "endpoint":
+        return ref
     grounding = ref.grounding and _model(f"grounding of {ref.name}", ref.grounding)
     return replace(ref, checkpoint=_model(f"model {ref.name}", ref.checkpoint), grounding=grounding)
 
 
 def _member(key: str, member: MemberConfig) -> MemberConfig:
+    if member.system == "endpoint":  # it has names of its own
+        return member
+    if member.system == "folder":
+        return replace(member, model=_here(f"{key}.model", member.model))
     model = member.model if member.model == OWN_POLICY else _model(f"{key}.model", member.model)
     return replace(member, model=model, grounding=member.grounding and _model(f"{key}.grounding", member.grounding))
 

@@ -104,7 +104,9 @@ def run(job: Job, config: Config) -> Table | None:
     settings = _settings(job, config)
     _claim(job.out, settings)
     for name, ref, _ in models:
-        _claim(job.out / name, {"model": asdict(ref)})
+        # A key that is newer than some folders counts only where it says something.
+        drawn_by = {key: value for key, value in asdict(ref).items() if key != "endpoint" or value is not None}
+        _claim(job.out / name, {"model": drawn_by})
     models = [(name, settled_ref(ref), store_url) for name, ref, store_url in models]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     has_actors = config.actors.samplers.count > 1 or job.address is not None
@@ -149,6 +151,13 @@ def _model(name: str, source: str, job: Job, config: Config) -> tuple[str, Model
                 f"gallery.members.{member}={{model: ..., num_steps: ...}}"
             )
         ref = Plan(config=config).member(member)
+        if ref.system == "folder":
+            raise ConfigError(
+                f"--model {name}={source}: {member!r} is a folder of images, which draws no prompt of the benchmark: "
+                "name a model or an endpoint"
+            )
+        if ref.system == "endpoint":
+            return name, ref, plans
         check_drawing(checkpoint_path(settled_ref(ref).checkpoint))
         return name, ref, plans
     run_, _, round_ = source.rpartition("@") if "@" in source else (source, "", "")

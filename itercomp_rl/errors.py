@@ -49,6 +49,10 @@ class PlannerError(IterCompError):
     """A planner gave no answer: its endpoint is down, slow or refuses, or its model cannot chat."""
 
 
+class GalleryError(IterCompError):
+    """A gallery member gives no images that are made elsewhere: its endpoint is down or refuses, or a file is gone."""
+
+
 class JudgeError(IterCompError):
     """A judge gives no scores: its endpoint is down or refuses, its answers cannot be read, or its budget is spent."""
 

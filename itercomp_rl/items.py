@@ -42,6 +42,7 @@ class ModelRef:
     negative: str | None = None  # negative prompt
     size_px: int | None = None  # side of the image; None: the checkpoint's own
     dtype: str | None = None  # of the network; None: gallery.dtype
+    endpoint: str | None = None  # endpoint: a key of gallery.endpoints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,16 @@ from functools import cached_property
 
 import numpy as np
 
-from itercomp_rl.config.schema import ALL, BASE, OWN_POLICY, Config, MemberConfig, draws_as_base, policy_name
+from itercomp_rl.config.schema import (
+    ALL,
+    BASE,
+    EXTERNAL,
+    OWN_POLICY,
+    Config,
+    MemberConfig,
+    draws_as_base,
+    policy_name,
+)
 from itercomp_rl.items import DrawOrder, ImageRef, MeasureOrder, ModelRef, Prompt, RankOrder, RolloutOrder
 from itercomp_rl.prompts import held_out_prompts, probe_prompts, training_prompts
 from itercomp_rl.seeds import seed_of
@@ -116,6 +125,7 @@ class Plan:
             negative=member.negative,
             size_px=member.size_px,
             dtype=member.dtype,
+            endpoint=member.endpoint,
         )
 
     def newcomers(self, round_: int) -> list[ModelRef]:
@@ -141,7 +151,10 @@ class Plan:
                 round=round_,
                 model=model,
                 prompts=prompts,
-                seeds=tuple(seed_of(self.config.run.seed, "gallery", model.name, prompt.id) for prompt in prompts),
+                seeds=tuple(
+                    _seed(model, 0, seed_of(self.config.run.seed, "gallery", model.name, prompt.id))
+                    for prompt in prompts
+                ),
             )
             for model in self.newcomers(round_)
         ]
@@ -332,8 +345,12 @@ class Plan:
         ]
 
     def _founders_pictures(self, num: int) -> tuple[ImageRef, ...]:
-        """Pictures of the first held-out prompts: models draw them in one order, each founder lends every n-th."""
-        orders = [self.evaluation_orders(founder) for founder in self.founders(0)]
+        """Pictures of the first held-out prompts: models draw them in one order, each founder lends every n-th.
+
+        Founders whose images are made elsewhere lend none, as they may lack some.
+        """
+        founders = [model for model in self.founders(0) if model.system not in EXTERNAL]
+        orders = [self.evaluation_orders(founder) for founder in founders]
         size = self.config.gallery.segment
         places = [(orders[i % len(orders)][i // size], i % size) for i in range(num)]
         return tuple(ImageRef(segment=order.id, row=row) for order, row in places)
@@ -353,7 +370,14 @@ def draw_evaluations(
                 round=-1 if model.version is None else model.version,
                 model=model,
                 prompts=tuple(prompt for prompt, _ in part),
-                seeds=tuple(seed_of(seed, "evaluation", prompt.id, repeat) for prompt, repeat in part),
+                seeds=tuple(
+                    _seed(model, repeat, seed_of(seed, "evaluation", prompt.id, repeat)) for prompt, repeat in part
+                ),
             )
         )
     return orders
+
+
+def _seed(model: ModelRef, repeat: int, seed: int) -> int:
+    """The seed of an image; a folder draws nothing, so there it is the number of the prompt's image, from 0."""
+    return repeat if model.system == "folder" else seed

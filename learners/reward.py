@@ -16,7 +16,7 @@ from itercomp_rl.config.schema import ALL, JudgeConfig, RewardLearningConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention
 from itercomp_rl.errors import DivergedError, WorkerDiedError
 from itercomp_rl.items import ImageRef, PairRef, Prompt, RewardOrder, RewardReport
-from itercomp_rl.ranking import people
+from itercomp_rl.ranking import imported, people
 from itercomp_rl.ranking.pairs import draw_rows, load_pairs, pair_rules, weighted
 from itercomp_rl.reward.checkpoint import AnyReward
 from itercomp_rl.reward.ensemble import RewardEnsemble
@@ -65,6 +65,7 @@ class RewardLearner:
         """
         self._rankings = list(order.rankings)
         self._train, self._held_out = self._pairs(order.aspect, order.rankings)
+        self._add_imported(order.aspect)
         if not self._train or not self._held_out:
             raise DivergedError(
                 f"the {order.aspect} aspect has {len(self._train)} pairs to learn from and {len(self._held_out)} held "
@@ -96,6 +97,13 @@ class RewardLearner:
         self._rankings += rankings
         self._train += train
         self._held_out += held_out
+
+    def _add_imported(self, aspect: str) -> None:
+        """Imported pairs, which are there from the start."""
+        weight = self._judge.pair_weights.imported
+        train, held_out = imported.load_pairs(self._store, aspect, pair_rules(self._judge, self._settings, self._seed))
+        self._train += weighted([(train, weight)])
+        self._held_out += weighted([(held_out, weight)])
 
     def _pairs(self, aspect: str, rankings: Sequence[str]) -> tuple[list[PairRef], list[PairRef]]:
         """Pairs to learn from and held-out ones, of judges and people."""

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from itercomp_rl.config.schema import Config
     from itercomp_rl.forecast.simulation import Forecast
     from itercomp_rl.forecast.stage_times import StageTimes
-    from itercomp_rl.items import DrawOrder
+    from itercomp_rl.items import DrawOrder, ModelRef
     from itercomp_rl.plan import Plan
 
 _MIB = 2**20
@@ -92,9 +93,17 @@ def counts(plan: "Plan") -> "Table":
     from itercomp_rl.files.checkpoint_path import checkpoint_path
     from itercomp_rl.forecast.memory import published_bytes
     from itercomp_rl.forecast.model_sizes import drawn_px
+    from itercomp_rl.gallery.external.folder_system import side_of
+    from itercomp_rl.gallery.external.image_folder import open_folder
+
+    @cache
+    def drawn_side(model: "ModelRef") -> int:
+        if model.system == "folder":
+            return side_of(model, open_folder(model.checkpoint))
+        return model.size_px or drawn_px(checkpoint_path(model.checkpoint), None)
 
     def images(orders: Sequence["DrawOrder"]) -> tuple[int, float]:
-        sides = [(drawn_px(checkpoint_path(o.model.checkpoint), o.model.size_px), len(o.prompts)) for o in orders]
+        sides = [(drawn_side(o.model), len(o.prompts)) for o in orders]
         return sum(num for _, num in sides), sum(3 * side**2 * num for side, num in sides) / _MIB
 
     config, segments = plan.config, range(len(plan.segments()))

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from itercomp_rl.config.judging_sources import self_grading
 from itercomp_rl.config.rules.check import check
-from itercomp_rl.config.schema import Config, MemberConfig, PlannerConfig
+from itercomp_rl.config.schema import Config, ImageEndpointConfig, MemberConfig, PlannerConfig
 from itercomp_rl.config.text_settings import check_texts, is_text
 from itercomp_rl.errors import ConfigError
 
@@ -143,7 +143,11 @@ def _read(path: Path) -> DictConfig:
 
 
 # Under these keys a file names new entries; everywhere else a key unknown to base.yaml is a mistake.
-_OPEN = {"gallery.members": MemberConfig, "gallery.planners": PlannerConfig}
+_OPEN = {
+    "gallery.members": MemberConfig,
+    "gallery.endpoints": ImageEndpointConfig,
+    "gallery.planners": PlannerConfig,
+}
 
 
 # Keys of earlier versions that people may have in their files, and what they are called now.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 BASE = "base policy"  # name of the policy before the first round
 OWN_POLICY = "policy"  # as a gallery member's model: the policy of this run
+EXTERNAL = ("folder", "endpoint")  # systems of gallery members whose images are made elsewhere
 ALL = "all"  # as policy.reward_updates_first: every update of the reward models
 
 
@@ -58,7 +59,7 @@ class PromptsConfig:
 @dataclass(frozen=True, kw_only=True)
 class MemberConfig:
     model: str
-    num_steps: int
+    num_steps: int = 0
     guidance: float = 1.0
     join_round: int = 0
     system: str = "text"
@@ -72,6 +73,12 @@ class MemberConfig:
     negative: str | None = None
     size_px: int | None = None
     dtype: str | None = None
+    endpoint: str | None = None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether its images are made elsewhere, so that no checkpoint of it is loaded here."""
+        return self.system in EXTERNAL
 
 
 def draws_as_base(member: MemberConfig, base: str) -> bool:
@@ -92,8 +99,18 @@ class PlannerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageEndpointConfig:
+    url: str
+    key_env: str | None = None
+    timeout_s: float = 120.0
+    max_retries: int = 5
+    parallel: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
 class GalleryConfig:
     members: dict[str, MemberConfig]
+    endpoints: dict[str, ImageEndpointConfig] = field(default_factory=dict)
     planners: dict[str, PlannerConfig] = field(default_factory=lambda: {"rule": PlannerConfig(kind="rule")})
     policy_joins: bool
     batch: int
@@ -133,6 +150,7 @@ class VlmConfig:
 class PairWeightsConfig:
     judge: float
     people: float
+    imported: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +191,7 @@ class HardeningConfig:
 @dataclass(frozen=True, kw_only=True)
 class RewardLearningConfig:
     trunk: str
+    preferences: list[str] = field(default_factory=list)
     rankings_first: str
     fix_rate: float
     updates: int

@@ -38,10 +38,10 @@ def grades_of(store: Store, ids: Sequence[str]) -> dict[str, list[Graded]]:
     return found
 
 
-def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean:
-    """Mean share of pixels that belong to no colour of the world: artefacts."""
+def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean | None:
+    """Mean share of pixels that belong to no colour of the world: artefacts. None if no image was graded."""
     rows = [row for id_ in ids for row in store.get(GRADES, id_).attrs["rows"] if "off_palette" in row]
-    return clustered_mean([row["off_palette"] for row in rows], [row["prompt"] for row in rows])
+    return clustered_mean([row["off_palette"] for row in rows], [row["prompt"] for row in rows]) if rows else None
 
 
 def score(grades: Sequence[Graded]) -> Mean:
@@ -89,7 +89,12 @@ def aspects_tree(store: Store, plan: Plan, split: str = "test") -> dict[str, Any
 def aspects_of(
     grades: Mapping[str, Mapping[str, Sequence[Graded]]], base: str, rounds: Sequence[str]
 ) -> dict[str, Any]:
-    """Scores per aspect of the base, the rounds and everyone else, and the last round's paired gain."""
+    """Scores per aspect of the base, the rounds and everyone else, and the last round's paired gain.
+
+    A gallery member without a graded image under some aspect, as a folder may be, is left out: it has no mean.
+    """
+    policies = {base, *rounds}
+    grades = {name: by for name, by in grades.items() if name in policies or by.keys() >= grades[base].keys()}
     found = {}
     for aspect in grades[base]:
         strict = {name: [replace(g, score=float(g.passed)) for g in by[aspect]] for name, by in grades.items()}

@@ -22,8 +22,9 @@ def side_effects_tree(store: Store, plan: Plan, aspects: Mapping[str, Any]) -> d
         found["denoising_loss"] = denoising_tree(store, plan)
     if evaluation.judge == "oracle":
         found["off_palette"] = {
-            model.name: off_palette_mean(store, [order.id for order in plan.evaluation_orders(model)]).tree()
+            model.name: mean.tree()
             for model in plan.evaluated()
+            if (mean := off_palette_mean(store, [order.id for order in plan.evaluation_orders(model)]))
         }
     if evaluation.seen_images_per_aspect:
         found["aspects_seen"] = aspects_tree(store, plan, "train")

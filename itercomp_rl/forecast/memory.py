@@ -215,6 +215,7 @@ def _sampler(config: Config) -> dict[str, int]:
     models |= {
         (config.policy.model if member.model == OWN_POLICY else member.model, member.dtype or gallery.dtype)
         for member in gallery.members.values()
+        if not member.is_external  # a folder's or an endpoint's images take no model here
     }
     held = sorted((_drawing_bytes(model, DTYPES[dtype].itemsize) for model, dtype in models), reverse=True)
     chats = {member.planner for member in gallery.members.values() if member.planner in gallery.planners}

@@ -85,7 +85,11 @@ def truncated(readers: Iterable[TextReader], texts: Sequence[str]) -> Iterator[T
 
 def text_readers(config: Config) -> Iterator[TextReader]:
     """Every tokenizer of the policy, of the gallery and of the fixed and learned reward models, each once."""
-    models = {f"gallery.members.{name}.model": member.model for name, member in config.gallery.members.items()}
+    models = {
+        f"gallery.members.{name}.model": member.model
+        for name, member in config.gallery.members.items()
+        if not member.is_external  # its images are made elsewhere
+    }
     keys = {config.policy.model: "policy.model"}
     for key, model in models.items():
         if model != OWN_POLICY:

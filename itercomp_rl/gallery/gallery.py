@@ -4,10 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from itercomp_rl.config.schema import GalleryConfig
-from itercomp_rl.errors import ConfigError, DivergedError
+from itercomp_rl.errors import ConfigError, DivergedError, GalleryError
 from itercomp_rl.gallery.backbone import Backbones
+from itercomp_rl.gallery.external.endpoint_system import EndpointSystem
+from itercomp_rl.gallery.external.folder_system import FolderSystem
 from itercomp_rl.gallery.instance_diffusion.system import InstanceDiffusion
 from itercomp_rl.gallery.lmd.system import Lmd
 from itercomp_rl.gallery.omost.system import Omost
@@ -32,13 +35,15 @@ class Gallery:
             is_compiled=settings.compile,
         )
         self.planners = Planners(store, settings.planners, device)
+        self.endpoints = settings.endpoints
         self._batch = settings.batch
         self._systems: dict[str, GallerySystem] = {}
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
         """Finished images, one per prompt and seed.
 
-        Raises: ConfigError for an unknown system or unequal counts; DivergedError for an image that is not finite.
+        Raises: ConfigError for an unknown system or unequal counts; DivergedError for an image that is not finite;
+        GalleryError if an endpoint gives no images.
         """
         if len(prompts) != len(seeds):
             raise ConfigError(f"{len(prompts)} prompts and {len(seeds)} seeds: give one seed per prompt")
@@ -50,7 +55,19 @@ class Gallery:
         return Drawn(
             images=np.concatenate([part.images for part in parts]),
             notes=tuple(note for part in parts for note in part.notes),
+            missing={i * self._batch + row: why for i, part in enumerate(parts) for row, why in part.missing.items()},
         )
+
+    def draw_all(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """Images [N, H, W, 3] as `draw` makes them. Raises: as `draw`, and GalleryError if any of them is missing."""
+        drawn = self.draw(model, prompts, seeds)
+        if drawn.missing:
+            row, why = next(iter(drawn.missing.items()))
+            raise GalleryError(
+                f"{model.name} ({model.checkpoint}) gives no image of {len(drawn.missing)} of {len(prompts)} prompts, "
+                f"such as {prompts[row]!r}: {why}"
+            )
+        return drawn.images
 
     def _system(self, name: str) -> GallerySystem:
         if name not in SYSTEMS:
@@ -75,4 +92,6 @@ SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {
     "omost": lambda gallery: Omost(gallery.backbones, gallery.planners),
     "lmd": lambda gallery: Lmd(gallery.backbones, gallery.planners),
     "instance_diffusion": lambda gallery: InstanceDiffusion(gallery.backbones, gallery.planners),
+    "folder": lambda gallery: FolderSystem(),
+    "endpoint": lambda gallery: EndpointSystem(gallery.endpoints),
 }

@@ -19,8 +19,9 @@ class Drawn:
     Drawn(images=np.zeros((1, 32, 32, 3), np.uint8), notes=({"planner": "rule", "fallback": None},))
     """
 
-    images: NDArray[np.uint8] = field(repr=False)  # [N, H, W, 3]
+    images: NDArray[np.uint8] = field(repr=False)  # [N, H, W, 3]; a missing one is black
     notes: tuple[Note, ...]  # one per image; empty where there is nothing to say
+    missing: Mapping[int, str] = field(default_factory=dict)  # rows without an image, of which some systems lack some
 
 
 class GallerySystem(Protocol):

@@ -23,6 +23,7 @@ from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.page.session import QUESTIONS
 from itercomp_rl.report import pictures, plots
 from itercomp_rl.report.facts import RoundLineage, Series, lineage, load_metrics, phases_of
+from itercomp_rl.report.missing_images import missing_sentences, missing_tree
 from itercomp_rl.report.plans import plan_sentences, plans_tree
 from itercomp_rl.report.probe_plots import probe_plots
 from itercomp_rl.report.tables import control_rows
@@ -62,7 +63,7 @@ def write_report(store: Store, plan: Plan, folder: Path, out: Path | None = None
             overlap=overlap_sentence(held_out_prompts),
             score_plots=score_plots(aspects),
             side_effects=side_effects(facts) if facts else ([], []),
-            by_rule=plan_sentences(plans_tree(store, plan)),
+            drawn_otherwise=plan_sentences(plans_tree(store, plan)) + missing_sentences(missing_tree(store, plan)),
             lineage=made,
             ran=what_ran(plan, facts, metrics) | {"held-out prompts": held_out_words(held_out_prompts)},
             versions=written_with(store) | facts.get("versions", {}),
@@ -105,9 +106,16 @@ def outline(plan: Plan) -> str:
     """What the run set out to do, in one sentence."""
     config = plan.config
     rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
+    if not config.gallery.members:
+        return (
+            f"{config.policy.model} learned in {rounds} from imported preferences: reward models learn them, and the "
+            "policy learns from the rewards."
+        )
+    also = " and imported preferences" if config.reward.preferences else ""
     return (
-        f"{config.policy.model} learned in {rounds} from a gallery of {len(config.gallery.members)} models: they draw, "
-        f"their images are ranked, reward models learn the ranks, the policy learns from the rewards and joins them."
+        f"{config.policy.model} learned in {rounds} from a gallery of {len(config.gallery.members)} models: they "
+        f"draw, their images are ranked, reward models learn the ranks{also}, the policy learns from the rewards and "
+        "joins them."
     )
 
 

@@ -16,6 +16,7 @@ from itercomp_rl.files.whole import replacing, write_whole
 from itercomp_rl.judges.vlm.answers import answers_sentence, answers_tree
 from itercomp_rl.plan import Plan
 from itercomp_rl.report.images import write_grid
+from itercomp_rl.report.missing_images import missing_sentences, missing_tree
 from itercomp_rl.report.plans import plan_sentences, plans_tree
 from itercomp_rl.report.tables import score_table, side_effects_table
 from itercomp_rl.store.store import Store
@@ -28,6 +29,8 @@ def write_results(store: Store, plan: Plan, folder: Path, facts: dict[str, Any],
     tree |= side_effects_tree(store, plan, tree["aspects"])
     if plans := plans_tree(store, plan):
         tree["plans"] = plans
+    if missing := missing_tree(store, plan):
+        tree["missing_images"] = missing
     if answers := answers_tree(store):
         tree["vlm_answers"] = answers
     if probes := probes_tree(store, plan):
@@ -71,7 +74,7 @@ def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
             console.print(sentence, highlight=False, markup=False)
         if table := side_effects_table(tree):
             console.print(table)
-        for sentence in plan_sentences(tree.get("plans", {})):
+        for sentence in plan_sentences(tree.get("plans", {})) + missing_sentences(tree.get("missing_images", {})):
             console.print(sentence, markup=False)
         if answers := tree.get("vlm_answers"):
             console.print(answers_sentence(answers), markup=False)

@@ -7,6 +7,7 @@ from typing import Any
 from itercomp_rl.config.schema import Config
 from itercomp_rl.errors import MissingRecordError
 from itercomp_rl.items import PairRef
+from itercomp_rl.ranking import imported
 from itercomp_rl.ranking.pairs import load_pairs, pair_rules
 from itercomp_rl.ranking.records import load_rankings
 from itercomp_rl.store import weights
@@ -161,6 +162,9 @@ def _reward(store: Store, config: Config, aspect: str, version: int) -> RewardOr
     attrs = commit.attrs["attrs"]
     rules = pair_rules(config.judge, config.reward, config.run.seed)
     pairs, held_out = load_pairs(store, attrs["rankings"], aspect, rules)
+    if config.reward.preferences:
+        stated, kept = imported.load_pairs(store, aspect, rules)
+        pairs, held_out = pairs + stated, held_out + kept
     return RewardOrigin(
         aspect=aspect,
         version=version,

@@ -13,7 +13,7 @@ from typing import Any
 from itercomp_rl.config.judging_sources import for_evaluation
 from itercomp_rl.config.schema import ALL, Config
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.items import DrawOrder, MeasureOrder, Prompt
+from itercomp_rl.items import DrawOrder, MeasureOrder, ModelRef, Prompt
 from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.records import prompt_of
 from itercomp_rl.store.kinds import EVALUATIONS, GRADES, IMAGES, LOSSES, PEOPLE, PLANS, RANKINGS, reward_role
@@ -110,7 +110,11 @@ def _draws(old: Plan, new: Plan) -> list[DrawOrder | MeasureOrder]:
     if not _same(_drawing, old, new):
         return []
     ordered = {_key(order): order for order in _orders(old)}
-    both = [order for order in _orders(new) if ordered.get(_key(order)) == order]
+    both = [
+        order
+        for order in _orders(new)
+        if ordered.get(_key(order)) == order and _url(old, order.model) == _url(new, order.model)
+    ]
     evaluations = {order.id for order in both if isinstance(order, DrawOrder)}
     return [
         order
@@ -133,6 +137,11 @@ def _orders(plan: Plan) -> Iterator[DrawOrder | MeasureOrder]:
 
 def _key(order: DrawOrder | MeasureOrder) -> tuple[str, str]:
     return (order.kind if isinstance(order, DrawOrder) else LOSSES, order.id)
+
+
+def _url(plan: Plan, model: ModelRef) -> str | None:
+    """Where a model behind an endpoint draws; None for any other."""
+    return None if model.endpoint is None else plan.config.gallery.endpoints[model.endpoint].url
 
 
 def _same(settings: Callable[[Config], Any], old: Plan, new: Plan) -> bool:

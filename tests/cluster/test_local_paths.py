@@ -58,6 +58,7 @@ FILES = {  # always local: setting -> what it may be called
     "prompts.train_file": "train #1.txt",
     "prompts.test_file": "test.json",
     "judge.first_round": "ranks.csv",
+    "gallery.members.closed.model": "images of others",
 }
 
 
@@ -71,6 +72,7 @@ def at(config: Config, key: str) -> Any:  # Any: a setting
 def settings(key: str, value: str) -> Config:
     grounded = "{model: m, num_steps: 3, system: instance_diffusion, planner: rule, grounding: x}"
     members = [f"gallery.members.grounded={grounded}", "gallery.planners.chat={kind: transformers, model: x}"]
+    members.append("gallery.members.closed={system: folder, model: x}")
     return load_config("tiny", [*members, f"{key}={value}"])
 
 
@@ -122,6 +124,9 @@ def test_names_that_are_no_paths_stay_though_there_are_such_folders(here: Path) 
     assert settled(settings("gallery.members.base.model", "policy")).gallery.members["base"].model == "policy"
     far = "gallery.planners.far={kind: openai, model: gpt, url: 'http://localhost:8000/v1'}"
     assert settled(load_config("tiny", [far])).gallery.planners["far"].model == "gpt"
+    served = "gallery.members.served={system: endpoint, endpoint: hall, model: gpt, size_px: 8}"
+    hall = "gallery.endpoints.hall={url: 'http://localhost:8000/v1'}"
+    assert settled(load_config("tiny", [served, hall])).gallery.members["served"].model == "gpt"
     seer = ["judge.vlm.model=models/own", "judge.vlm.url=http://localhost:8000/v1"]
     assert settled(load_config("tiny", seer)).judge.vlm.model == "models/own"
     found = settled(settings("judge.t2i_compbench.spacy", "click")).judge.t2i_compbench.spacy

@@ -221,3 +221,11 @@ def test_one_prompt_has_no_error_and_the_table_is_json_all_the_same(settings: li
         assert tree["models"]["tiny"]["color"]["se"] is None
         assert tree["models"]["tiny"]["color"]["n"] == 2
         assert "± - (2)" in (tmp_path / "table.html").read_text()
+
+
+def test_a_folder_of_images_draws_no_prompt_of_the_benchmark(settings: list[str], tmp_path: Path) -> None:
+    closed = f"gallery.members.closed={{system: folder, model: '{tmp_path}'}}"
+    code, output = invoke("--model", "closed=member:closed", "--out", str(tmp_path / "bench"), *settings, closed)
+    assert code == 2
+    assert "'closed' is a folder of images, which draws no prompt of the benchmark" in output
+    assert not (tmp_path / "bench").exists()

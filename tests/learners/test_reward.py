@@ -13,7 +13,8 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, RankOrder, RewardOrder
 from itercomp_rl.loop.divergence import trusted
 from itercomp_rl.ranking.page.session import Session, load_tasks
-from itercomp_rl.ranking.records import rankings_attrs
+from itercomp_rl.ranking.ranking import Ranking
+from itercomp_rl.ranking.records import Judged, prompt_tree, rankings_attrs
 from itercomp_rl.reward.checkpoint import load_reward, save_reward
 from itercomp_rl.reward.conv import ConvReward
 from itercomp_rl.store import weights
@@ -116,3 +117,31 @@ def test_rewards_that_are_not_finite_end_the_run_with_the_way_out(tmp_path: path
 def test_people_of_weight_0_are_not_listened_to(store: Store) -> None:
     with pytest.raises(DivergedError, match="0 pairs to learn from"):
         learner(store, PairWeightsConfig(judge=1.0, people=0.0)).open(ORDER)
+
+
+def test_imported_pairs_teach_and_measure_by_their_weight_in_every_round_and_once() -> None:
+    store, prompts = make_rank_store(num=12)
+    images = [{model: ImageRef(segment=f"{model}-00000", row=i) for model in MODELS} for i in range(12)]
+    order = RankOrder(id="r000-00000", round=0, prompts=tuple(prompts), images=tuple(images))
+    store.put("rankings", order.id, {}, rankings_attrs(order, [{}] * 12))
+    trees = []
+    for prompt, refs in zip(prompts, images, strict=True):
+        ranking = Ranking(prompt_id=prompt.id, aspect="attribute", places=(("one",), ("two",)))
+        judged = Judged(
+            ranking=ranking, scores={"one": 0.1, "two": 0.0}
+        )  # nearer than judge.margin, which is the judge's
+        trees.append(prompt_tree(prompt, {name: refs[name] for name in ("one", "two")}, {"attribute": judged}))
+    for id_, part in (("imported-a-000000", trees[:6]), ("imported-b-000000", trees[6:])):
+        store.put("preferences", id_, {}, {"prompts": part})
+    one = learner(store, PairWeightsConfig(judge=1.0, people=1.0, imported=0.5))
+    one.open(ORDER)
+    assert len(one._train) + len(one._held_out) == 12
+    assert {pair.weight for pair in one._train} == {0.5}
+    one.add(ORDER.rankings)  # rankings that come later bring no imported pair again
+    assert len(one._train) + len(one._held_out) == 12
+    assert one.advance(2)["loss"] > 0
+    assert one.publish().num_pairs == len({pair.prompt.id for pair in one._held_out})
+    with pytest.raises(DivergedError, match="has 0 pairs to learn from"):
+        learner(store, PairWeightsConfig(judge=1.0, people=1.0, imported=0.0)).open(ORDER)
+    with pytest.raises(DivergedError, match="the spatial aspect has 0 pairs"):
+        one.open(dataclasses.replace(ORDER, aspect="spatial"))

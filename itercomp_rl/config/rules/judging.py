@@ -75,9 +75,14 @@ def check_judges(config: Config) -> None:
         one_of(f"{key}.t2i_compbench.mode", bench.mode, ("official", "fixed"))
         require(0 < bench.threshold < 1, f"{key}.t2i_compbench.threshold", bench.threshold, "must lie between 0 and 1")
     weights = judge.pair_weights
-    for name, value in (("judge", weights.judge), ("people", weights.people)):
+    for name, value in (("judge", weights.judge), ("people", weights.people), ("imported", weights.imported)):
         require(value >= 0 and math.isfinite(value), f"judge.pair_weights.{name}", value, "must be 0 or more")
-    require(weights.judge + weights.people > 0, "judge.pair_weights", (0, 0), "one of judge and people must be above 0")
+    if not config.reward.preferences:
+        require(
+            weights.judge + weights.people > 0, "judge.pair_weights", (0, 0), "one of judge and people must be above 0"
+        )
+    else:
+        require(weights.imported > 0, "judge.pair_weights.imported", 0, "reward.preferences would teach nothing")
     if (found := self_grading(config)) and not config.evaluation.allow_self_grading:
         raise ConfigError(
             f"{found[0]} Name other models (judge.reward_models, evaluation.reward_models, evaluation.t2i_compbench) "

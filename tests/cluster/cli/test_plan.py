@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cluster.main import main
 from itercomp_rl.observability.work_times import FILE, WorkTimes
@@ -63,3 +64,27 @@ def test_a_size_of_another_form_is_refused(size: str) -> None:
     found = plan("tiny", "--cluster", size)
     assert found.exit_code == 2
     assert "must be nodes x devices of each, such as 8x8" in found.output
+
+
+def test_members_whose_images_are_made_elsewhere_are_counted_and_take_no_memory(tmp_path: Path) -> None:
+    Image.new("RGB", (512, 512)).save(tmp_path / "a.png")
+    external = [
+        f"gallery.members.closed={{system: folder, model: {tmp_path}}}",
+        "gallery.members.served={system: endpoint, endpoint: hall, model: big, size_px: 1024}",
+        "gallery.endpoints.hall={url: 'http://127.0.0.1:1/v1'}",  # nobody is there, and nobody is asked
+    ]
+    found, without = plan("tiny", *external), plan("tiny")
+    assert found.exit_code == 0, found.output
+
+    def cells(result: Result) -> list[str]:
+        row = next(line for line in result.output.splitlines() if line.startswith("│ 0 "))
+        return [cell.strip() for cell in row.strip("│").split("│")]
+
+    one, other = cells(found), cells(without)
+    assert int(one[1]) - int(other[1]) == 2 * 60
+    held_out = (int(one[4]) - int(other[4])) // 2
+    # 60 gallery images and the held-out ones of each, 0.75 MiB of 512 x 512 pixels and 3 MiB of 1024 x 1024.
+    assert int(one[5]) - int(other[5]) == pytest.approx((60 + held_out) * 3.75, abs=1)
+    assert [line for line in found.output.splitlines() if "sampler" in line and ":" in line] == [
+        line for line in without.output.splitlines() if "sampler" in line and ":" in line
+    ]

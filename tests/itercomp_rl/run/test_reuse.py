@@ -11,7 +11,7 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.plan import Plan
 from itercomp_rl.ranking.pairs import PairRules
 from itercomp_rl.ranking.people import Said, load, load_pairs, publish
-from itercomp_rl.run.reuse import check_prompts, reusable, take_over
+from itercomp_rl.run.reuse import check_prompts, record_id, reusable, take_over
 from itercomp_rl.store.layout import record_place
 from itercomp_rl.store.store import Store, open_store
 from tests.parts.small_run import small_run
@@ -182,3 +182,16 @@ def test_images_of_other_prompts_than_the_file_now_holds_are_refused(source: tup
     other = plan("prompts.world.colours=[red,green,purple]")
     with pytest.raises(ConfigError, match="images of other prompts"):
         check_prompts(reusable(other, other), old_store)
+
+
+def test_images_of_an_endpoint_are_taken_over_unless_it_lies_elsewhere() -> None:
+    def served(url: str, parallel: int = 4) -> Plan:
+        member = "gallery.members.served={system: endpoint, endpoint: hall, model: big, size_px: 32}"
+        return plan(member, f"gallery.endpoints.hall={{url: '{url}', parallel: {parallel}}}")
+
+    def taken(old: Plan, new: Plan) -> set[str]:
+        return {name for one in reusable(old, new) if (name := record_id(one.place)).startswith("served")}
+
+    assert taken(served("http://a/v1"), served("http://a/v1", parallel=9)) == {"served-00000", "served-00001"}
+    assert taken(served("http://a/v1"), served("http://b/v1")) == set()
+    assert kinds(plan(), served("http://a/v1"))["images"] == EVERYTHING["images"]

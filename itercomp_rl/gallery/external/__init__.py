@@ -1,0 +1,1 @@
+"""Gallery members whose images are made elsewhere: folders of images, and endpoints that draw."""
