@@ -1,18 +1,20 @@
 """Step 3 of a prompt's road: a judge ranks the images of each prompt, and grades images of evaluations and probes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from itercomp_rl.config.judging_sources import for_evaluation
 from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, ProbeOrder, Prompt, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
 from itercomp_rl.judges.probe import ProbeGrader
-from itercomp_rl.judges.reward import place_newcomers
+from itercomp_rl.judges.reward import RewardScorer, place_newcomers
 from itercomp_rl.judges.scoring import GroupJudge, ImageScorer, score_aspects
 from itercomp_rl.ranking.ranking import PlacingRule
 from itercomp_rl.ranking.records import Judged, load_rankings, prompt_of, rankings_attrs
@@ -38,6 +40,7 @@ class Judge:
         self._judges: dict[str, GroupJudge] = {}
         self._scorers: dict[str, ImageScorer] = {}
         self._grader: ImageScorer | None = None
+        self._metrics: RewardScorer | None = None
         self._probes = ProbeGrader(store, config.reward.trunk, self._aspects, device)
 
     def rank(self, order: RankOrder) -> None:
@@ -50,7 +53,7 @@ class Judge:
     def grade(self, segment: str) -> None:
         """Commit the grades of an evaluations segment: score and pass on what each prompt is about, also odd pixels.
 
-        Pixels of no colour of the world are counted where the oracle grades.
+        Pixels of no colour of the world are counted where the oracle grades; evaluation.metrics score every image.
         """
         if self._store.has(GRADES, segment):
             return
@@ -65,6 +68,10 @@ class Judge:
             grades[row]["grades"] = {aspect: [score.value, score.passed] for aspect, score in scores.items()}
             if kind == "oracle":
                 grades[row]["off_palette"] = off_palette(image)
+        if self._config.evaluation.metrics:
+            measured = self._measured([prompts[row] for row in rows], list(images))
+            for row, scores in zip(rows, measured, strict=True):
+                grades[row]["metrics"] = scores
         self._store.put(GRADES, segment, {}, {"model": record.attrs["model"], "rows": grades})
 
     def grade_probe(self, order: ProbeOrder) -> None:
@@ -85,6 +92,14 @@ class Judge:
         if self._grader is None:
             self._grader = open_scorer(config.evaluation.judge, config, self._device, self._store)
         return self._grader
+
+    def _measured(self, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]]) -> list[dict[str, float]]:
+        """What evaluation.metrics say of images [H, W, 3], whatever their prompt is about."""
+        sources = self._config.evaluation.metrics
+        if self._metrics is None:
+            self._metrics = RewardScorer(sources, self._device)
+        about_all = [replace(prompt, aspects=tuple(sources)) for prompt in prompts]
+        return [{name: one.value for name, one in found.items()} for found in self._metrics.score(about_all, images)]
 
     def _drawn(self, refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
         """The images that are there: a prompt that no sampler survived has none of that model."""

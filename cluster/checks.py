@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from itercomp_rl.config.judging_sources import for_evaluation, reward_sources
+from itercomp_rl.config.judging_sources import fixed_scorers
 from itercomp_rl.config.rules.gallery import PLANNED
 from itercomp_rl.config.rules.judging import is_rank_file
 from itercomp_rl.config.schema import OWN_POLICY, Config
+from itercomp_rl.config.scorer_names import HTTP, OWN, PYTHON, parse_scorer
 from itercomp_rl.diffusion.checkpoint import GALLERY_ONLY, check_scheduler, drawing_checkpoint, policy_checkpoint
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.evaluation.overlap import overlap_of, overlap_sentence, probe_overlap
@@ -109,16 +110,27 @@ def check_models(config: Config) -> None:
                 f"or {kinds} checkpoint"
             )
     check_scheduler(pipeline, config.policy.scheduler)
-    rewards = {"reward.trunk": config.reward.trunk}
-    for kind, key, models in (
-        (config.judge.first_round, "judge.reward_models", reward_sources(config)),
-        (config.evaluation.judge, "evaluation.reward_models", reward_sources(for_evaluation(config))),
-    ):
-        if kind == "reward":
-            rewards |= {f"{key}.{aspect}": model for aspect, model in models.items() if model != config.reward.trunk}
-    for key, source in rewards.items():
-        check_reward_source(key, source)
-        _check_tokenizer(key, source)
+    for key, source in fixed_scorers(config).items():
+        kind, checkpoint = parse_scorer(source)
+        if kind == PYTHON:
+            _check_class(key, source)
+        elif kind == HTTP:
+            from itercomp_rl.judges.remote import check_answers  # here: few runs need an HTTP client
+
+            check_answers(key, checkpoint)
+        else:
+            check_reward_source(key, source)
+            _check_tokenizer(key, source)
+
+
+def _check_class(key: str, source: str) -> None:
+    """Raises: ConfigError, naming setting `key`, for a class that cannot be imported, or climbed where it must be."""
+    from itercomp_rl.reward.custom import find_custom  # here: these need torch
+    from itercomp_rl.reward.frozen import check_differentiable
+
+    found = find_custom(key, parse_scorer(source).checkpoint)
+    if key.startswith("policy.frozen_rewards."):
+        check_differentiable(key, source, found)
 
 
 def check_external(plan: Plan) -> None:
@@ -181,12 +193,13 @@ def check_vlm(plan: Plan, *, is_whole: bool) -> None:
 
 def _check_tokenizer(key: str, source: str) -> None:
     """Raises: CheckpointError, naming setting `key`, if `source` is an official file whose tokenizer cannot be had."""
-    if Path(checkpoint_path(source)).is_dir():
-        return
+    name = parse_scorer(source)
+    if name.kind not in (OWN, "imagereward") or Path(checkpoint_path(name.checkpoint)).is_dir():
+        return  # the tokenizer of a published model on CLIP was read with its configuration
     from itercomp_rl.reward.checkpoint import official_tokenizer  # here: a model of this project needs no transformers
 
     try:
-        official_tokenizer(source)
+        official_tokenizer(name.checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f"{key} is {source!r}: {error}") from error
 

@@ -10,10 +10,12 @@ from itercomp_rl.config.schema import (
     OWN_POLICY,
     Config,
     EvaluationCompBenchConfig,
+    FrozenRewardConfig,
     MemberConfig,
     PlannerConfig,
     VlmConfig,
 )
+from itercomp_rl.config.scorer_names import HTTP, PYTHON, parse_scorer, with_checkpoint
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import EMBEDDED
 from itercomp_rl.items import ModelRef
@@ -54,19 +56,24 @@ def settled(config: Config) -> Config:
         judge=replace(
             judge,
             first_round=_ranks(judge.first_round),
-            reward_models=_models("judge.reward_models", judge.reward_models),
+            reward_models=_scorers("judge.reward_models", judge.reward_models),
             t2i_compbench=replace(bench, spacy=_spacy(bench.spacy), **bench_models),
             vlm=_vlm(judge.vlm),
         ),
         reward=replace(
             config.reward,
-            trunk=_model("reward.trunk", config.reward.trunk),
+            trunk=_scorer("reward.trunk", config.reward.trunk),
             preferences=[_here("reward.preferences", folder) for folder in config.reward.preferences],
         ),
-        policy=replace(config.policy, model=_model("policy.model", config.policy.model)),
+        policy=replace(
+            config.policy,
+            model=_model("policy.model", config.policy.model),
+            frozen_rewards={name: _term(name, term) for name, term in config.policy.frozen_rewards.items()},
+        ),
         evaluation=replace(
             config.evaluation,
-            reward_models=_models("evaluation.reward_models", config.evaluation.reward_models),
+            reward_models=_scorers("evaluation.reward_models", config.evaluation.reward_models),
+            metrics=_scorers("evaluation.metrics", config.evaluation.metrics),
             t2i_compbench=replace(
                 config.evaluation.t2i_compbench,
                 **_models("evaluation.t2i_compbench", _named(config.evaluation.t2i_compbench)),
@@ -102,6 +109,23 @@ def _vlm(vlm: VlmConfig) -> VlmConfig:
     if vlm.url is not None or not vlm.model:  # an endpoint has names of its own
         return vlm
     return replace(vlm, model=_model("judge.vlm.model", vlm.model))
+
+
+def _term(name: str, term: FrozenRewardConfig) -> FrozenRewardConfig:
+    return replace(term, source=_scorer(f"policy.frozen_rewards.{name}.source", term.source))
+
+
+def _scorers(key: str, sources: dict[str, str]) -> dict[str, str]:
+    return {aspect: _scorer(f"{key}.{aspect}", source) for aspect, source in sources.items()}
+
+
+def _scorer(key: str, source: str) -> str:
+    """A reward model or scorer, of which the checkpoint is placed as `_model` does."""
+    name = parse_scorer(source)
+    if name.kind in (PYTHON, HTTP):
+        return source
+    place = _model(key, name.checkpoint)
+    return source if place == name.checkpoint else with_checkpoint(name, place)
 
 
 def _models(key: str, models: dict[str, str]) -> dict[str, str]:

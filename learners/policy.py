@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 
 from itercomp_rl.config.schema import PolicyConfig
@@ -21,6 +22,7 @@ from itercomp_rl.errors import CheckpointError, DivergedError, WorkerDiedError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import ImageRef, PolicyOrder, Prompt, RewardReport, Rollout
 from itercomp_rl.ranking.pretraining_images import load_pretraining_images
+from itercomp_rl.reward.frozen import CALIBRATION_IMAGES, SCORED_AT_ONCE, FrozenReward, FrozenRewards
 from itercomp_rl.reward.published import load_reported
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store import weights
@@ -90,6 +92,7 @@ class PolicyLearner:
             self._device,
         )
         policy.network = engine.module
+        frozen = self._frozen_rewards(order)
         self._drop_old_checkpoints(order)
         if newest := newest_checkpoint(self._checkpoints, _stem(order.round)):
             load_checkpoint(engine, newest)
@@ -100,8 +103,9 @@ class PolicyLearner:
             engine=engine,
             live=DeltaPublisher(self._store, order.live_role, settings.anchor_every, self._ranks()),
             losses=PolicyLosses(
-                policy, settings, (self._seed, order.round), self._encoded, base, gallery, self._images
+                policy, settings, (self._seed, order.round), self._encoded, base, gallery, self._images, frozen
             ),
+            frozen=frozen,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
         )
         self.take_rewards(order.rewards)
@@ -111,7 +115,8 @@ class PolicyLearner:
     def take_rewards(self, reports: Mapping[str, RewardReport]) -> None:
         """Load these reward models; the next update learns from them. Those of weight 0 are left out."""
         task, settings = self._opened(), self._settings
-        if not settings.pretraining_weight and not any(report.weight > 0 for report in reports.values()):
+        is_climbing = bool(task.frozen) or any(report.weight > 0 for report in reports.values())
+        if not settings.pretraining_weight and not is_climbing:
             raise DivergedError(
                 f"round {task.order.round} has no reward model with a weight and policy.pretraining_weight is 0: there "
                 "is nothing to learn from; give reward.weights, or better reward models (on_bad_reward dropped them)"
@@ -120,10 +125,13 @@ class PolicyLearner:
         ensemble = load_reported(self._store, self._trunk, trusted, self._device) if trusted else None
         if ensemble is not None:
             ensemble.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
+        terms = settings.frozen_rewards
         feedback = Feedback(
-            weights={aspect: report.weight for aspect, report in trusted.items()},
+            weights={aspect: report.weight for aspect, report in trusted.items()}
+            | {name: term.weight for name, term in terms.items()},
             target=settings.target,
-            targets={aspect: settings.targets[aspect] for aspect in trusted if aspect in settings.targets},
+            targets={aspect: settings.targets[aspect] for aspect in trusted if aspect in settings.targets}
+            | {name: term.target for name, term in terms.items() if term.target is not None},
             combine=settings.combine,  # type: ignore[arg-type]  # checked with the config
             aspect_gradients=settings.aspect_gradients,  # type: ignore[arg-type]  # checked with the config
             scale=settings.loss_scale,
@@ -171,6 +179,11 @@ class PolicyLearner:
             "updates": task.engine.updates,
             "seed": self._seed,
         }
+        if task.frozen is not None:
+            attrs["frozen_rewards"] = {
+                name: asdict(self._settings.frozen_rewards[name]) | {"mean": reward.mean, "std": reward.std}
+                for name, reward in task.frozen.rewards.items()
+            }
         if kept is not None:
             attrs["kept_update"] = kept
         if task.order.keeps_state:  # before the policy is there: whoever sees it may begin the next round
@@ -241,6 +254,24 @@ class PolicyLearner:
             if earlier != order.start_version:
                 drop_checkpoints(self._checkpoints, _state_after(earlier), rank=self._group.rank)
 
+    def _frozen_rewards(self, order: PolicyOrder) -> FrozenRewards | None:
+        """The frozen terms of the loss, in standard deviations of their scores on the round's gallery."""
+        terms = self._settings.frozen_rewards
+        if not terms:
+            return None
+        gallery = load_pretraining_images(self._store, order.rankings)
+        rows = np.linspace(0, len(gallery), min(CALIBRATION_IMAGES, len(gallery)), endpoint=False, dtype=int)
+        starts = range(0, len(rows), SCORED_AT_ONCE)
+        batches = [[gallery[row] for row in rows[start : start + SCORED_AT_ONCE]] for start in starts]
+        found = {}
+        for name, term in terms.items():
+            reward = FrozenReward(f"policy.frozen_rewards.{name}.source", term.source, self._device)
+            images = self._images.stream([[ref for _, ref in batch] for batch in batches], reward.view)
+            prompts = ([prompt.text for prompt, _ in batch] for batch in batches)
+            reward.calibrate(zip(images, prompts, strict=True))
+            found[name] = reward
+        return FrozenRewards(rewards=found)
+
     def _gallery_images(self, order: PolicyOrder) -> list[tuple[Prompt, ImageRef]]:
         winners = self._settings.pretraining_images == "winners"
         return load_pretraining_images(self._store, order.rankings, winners=winners, models=order.pretraining_models)
@@ -289,7 +320,9 @@ class _Task:
         engine: Engine,
         live: DeltaPublisher,
         losses: PolicyLosses,
+        frozen: FrozenRewards | None,
         lora: dict[str, Any] | None,
     ) -> None:
         self.order, self.engine, self.live, self.losses, self.lora = order, engine, live, losses, lora
+        self.frozen = frozen
         self.learned_by: list[dict[str, Any]] = []  # JSON: from which update on by which reward models

@@ -15,6 +15,7 @@ from itercomp_rl.diffusion.refl import Feedback, Rolled, feedback_step, jitter
 from itercomp_rl.diffusion.regulariser import Regulariser, regulariser_loss
 from itercomp_rl.items import ImageRef, Prompt, Rollout
 from itercomp_rl.reward.ensemble import RewardEnsemble
+from itercomp_rl.reward.frozen import FrozenRewards
 from itercomp_rl.seeds import seed_of
 from itercomp_rl.store.image_loader import ImageLoader
 
@@ -31,10 +32,14 @@ class PolicyLosses:
         base: FrozenBase | None,
         gallery: Sequence[tuple[Prompt, ImageRef]],
         images: ImageLoader,
+        frozen: FrozenRewards | None = None,
     ) -> None:
-        """seed: the run's, and the round. base: needed for policy.stay_near_base. gallery: what is regularised on."""
+        """seed: the run's, and the round. base: needed for policy.stay_near_base. gallery: what is regularised on.
+
+        frozen: what is climbed beside the rewards to follow.
+        """
         self._policy, self._settings, self._seed, self._encoded = policy, settings, seed, encoded
-        self._gallery, self._images = gallery, images
+        self._gallery, self._images, self._frozen = gallery, images, frozen
         self._regulariser = Regulariser(
             denoising_weight=settings.pretraining_weight, base_weight=settings.stay_near_base, base=base
         )
@@ -42,7 +47,7 @@ class PolicyLosses:
         self._feedback = Feedback(weights={})
 
     def follow(self, rewards: RewardEnsemble | None, feedback: Feedback) -> None:
-        """Take these rewards from here on, by this feedback; None: the regulariser alone."""
+        """Take these rewards from here on, by this feedback; None: the frozen ones and the regulariser alone."""
         self._rewards, self._feedback = rewards, feedback
 
     def of(self, rollout: Rollout, num_rollouts: int, update: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -55,9 +60,9 @@ class PolicyLosses:
         generator = torch.Generator().manual_seed(seed_of(self._seed[0], "update", self._seed[1], rollout.index))
         for point in range(num_points):
             loss, metrics = torch.zeros((), device=self._policy.device), {}
-            if self._rewards is not None:
+            if self._feedback.weights:
                 is_measured = bool(every) and update % every == 0
-                loss, metrics = self._pull(self._rewards, rollout, point, generator, is_measured)
+                loss, metrics = self._pull(rollout, point, generator, is_measured)
                 loss = loss / num_points
             if point == 0 and self._gallery and (settings.pretraining_weight or settings.stay_near_base):
                 size = max(1, settings.pretraining_batch // num_rollouts)
@@ -84,12 +89,13 @@ class PolicyLosses:
         return self._encoded.of(texts, self._policy.device)
 
     def _pull(
-        self, rewards: RewardEnsemble, rollout: Rollout, point: int, generator: torch.Generator, is_measured: bool
+        self, rollout: Rollout, point: int, generator: torch.Generator, is_measured: bool
     ) -> tuple[Tensor, dict[str, float]]:
         """The feedback loss at one gradient point."""
-        settings, policy = self._settings, self._policy
+        settings, policy, rewards = self._settings, self._policy, self._rewards
         prompts = [prompt.text for prompt in rollout.prompts]
-        texts = rewards.tokenize(prompts)
+        texts = rewards.tokenize(prompts) if rewards else {}
+        frozen = self._frozen.prepared(prompts) if self._frozen else None
         # A rollout's own generators stayed with its roller; the noise of gradient steps beyond it is drawn afresh.
         place = (self._seed[1], rollout.index, point)
         seeds = [seed_of(self._seed[0], "gradient steps", *place, row) for row in range(len(prompts))]
@@ -102,12 +108,16 @@ class PolicyLosses:
         )
         mask = {
             aspect: torch.tensor([aspect in prompt.aspects for prompt in rollout.prompts], device=policy.device)
-            for aspect in rewards.aspects
+            for aspect in (rewards.aspects if rewards else ())
         }
+        if self._frozen:  # frozen rewards are of every prompt
+            mask |= {
+                name: torch.ones(len(prompts), dtype=torch.bool, device=policy.device) for name in self._frozen.names
+            }
 
         def score(images: Tensor) -> dict[str, Tensor]:
             seen = jitter(images, generator, max_shift_px=settings.shift, noise_std=settings.noise)
-            return rewards.score(seen, texts)
+            return (rewards.score(seen, texts) if rewards else {}) | (frozen(seen) if frozen else {})
 
         return feedback_step(
             policy,

@@ -1,13 +1,15 @@
 """What the judges of a config score by, and where a run would be graded by what it learns from.
 
-A source is whatever gives a number: the checkpoint of a reward model, a model of T2I-CompBench, or a judge's own name
-under an aspect. People's ranks and the embedded world's oracle are no sources: both are the truth that others are
-measured by (docs/decisions/0040).
+A source is whatever gives a number: the checkpoint of a reward model, a class or an address that scores, a model of
+T2I-CompBench, or a judge's own name under an aspect. Two names of one source are one (`scorer_names.identity`).
+People's ranks and the embedded world's oracle are no sources: both are the truth that others are measured by
+(docs/decisions/0040).
 """
 
 from dataclasses import asdict, replace
 
 from itercomp_rl.config.schema import Config
+from itercomp_rl.config.scorer_names import identity
 
 # Aspect -> the models of T2I-CompBench that score it.
 COMPBENCH_MODELS = {"attribute": ("vqa",), "spatial": ("detector", "depth"), "non_spatial": ("clip",)}
@@ -30,6 +32,20 @@ def for_evaluation(config: Config) -> Config:
 def reward_sources(config: Config) -> dict[str, str]:
     """The checkpoint of the fixed reward model of every aspect."""
     return {aspect: config.judge.reward_models.get(aspect, config.reward.trunk) for aspect in config.prompts.aspects}
+
+
+def fixed_scorers(config: Config) -> dict[str, str]:
+    """The sources of the reward models and scorers that a run loads or asks, by the setting that names each."""
+    found = {"reward.trunk": config.reward.trunk}
+    for kind, key, models in (
+        (config.judge.first_round, "judge.reward_models", reward_sources(config)),
+        (config.evaluation.judge, "evaluation.reward_models", reward_sources(for_evaluation(config))),
+    ):
+        if kind == "reward":
+            found |= {f"{key}.{aspect}": model for aspect, model in models.items() if model != config.reward.trunk}
+    terms = config.policy.frozen_rewards.items()
+    found |= {f"evaluation.metrics.{name}": source for name, source in config.evaluation.metrics.items()}
+    return found | {f"policy.frozen_rewards.{name}.source": term.source for name, term in terms}
 
 
 def ranking_sources(config: Config) -> Sources:
@@ -74,13 +90,21 @@ def self_grading(config: Config) -> list[str]:
                 f"{key} scores {' and '.join(names)} by one and the same source, {' and '.join(sorted(models))}, which "
                 "cannot tell these aspects apart."
             )
-    taught = {model: "ranks the gallery" for models in ranking.values() for model in models}
-    taught[config.reward.trunk] = "is reward.trunk, from which the reward models start"
+    taught = {identity(model): "ranks the gallery" for models in ranking.values() for model in models}
+    for name, term in config.policy.frozen_rewards.items():
+        taught[identity(term.source)] = f"is policy.frozen_rewards.{name}, which the policy climbs"
+    taught[identity(config.reward.trunk)] = "is reward.trunk, from which the reward models start"
     for aspect, models in grading.items():
-        for model in sorted(models & taught.keys())[:1]:
+        for model in sorted(model for model in models if identity(model) in taught)[:1]:
             found.append(
-                f"evaluation.judge grades {aspect} by {model}, which also {taught[model]}: its scores are not those of "
-                "an independent judge."
+                f"evaluation.judge grades {aspect} by {model}, which also {taught[identity(model)]}: its scores are "
+                "not those of an independent judge."
+            )
+    for name, source in config.evaluation.metrics.items():
+        if identity(source) in taught:
+            found.append(
+                f"evaluation.metrics.{name} is {source}, which also {taught[identity(source)]}: it is no independent "
+                "measure."
             )
     return found
 
@@ -88,5 +112,5 @@ def self_grading(config: Config) -> list[str]:
 def _shared(sources: Sources) -> list[tuple[list[str], frozenset[str]]]:
     by_models: dict[frozenset[str], list[str]] = {}
     for aspect, models in sources.items():
-        by_models.setdefault(models, []).append(aspect)
-    return [(aspects, models) for models, aspects in by_models.items() if models and len(aspects) > 1]
+        by_models.setdefault(frozenset(map(identity, models)), []).append(aspect)
+    return [(aspects, sources[aspects[0]]) for models, aspects in by_models.items() if models and len(aspects) > 1]

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from itercomp_rl.config.judging_sources import self_grading
 from itercomp_rl.config.rules.check import check
-from itercomp_rl.config.schema import Config, ImageEndpointConfig, MemberConfig, PlannerConfig
+from itercomp_rl.config.schema import Config, FrozenRewardConfig, ImageEndpointConfig, MemberConfig, PlannerConfig
 from itercomp_rl.config.text_settings import check_texts, is_text
 from itercomp_rl.errors import ConfigError
 
@@ -147,6 +147,7 @@ _OPEN = {
     "gallery.members": MemberConfig,
     "gallery.endpoints": ImageEndpointConfig,
     "gallery.planners": PlannerConfig,
+    "policy.frozen_rewards": FrozenRewardConfig,
 }
 
 

@@ -218,6 +218,13 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrozenRewardConfig:
+    source: str
+    weight: float = 1.0
+    target: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     model: str
     size_px: int | None
@@ -256,6 +263,7 @@ class PolicyConfig:
     attention: str
     compile: bool
     engine: EngineConfig
+    frozen_rewards: dict[str, FrozenRewardConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +313,7 @@ class EvaluationConfig:
     reward_models: dict[str, str] = field(default_factory=dict)
     t2i_compbench: EvaluationCompBenchConfig = field(default_factory=EvaluationCompBenchConfig)
     allow_self_grading: bool = False
+    metrics: dict[str, str] = field(default_factory=dict)
     images_per_aspect: int
     seen_images_per_aspect: int
     denoising_images: int = 0

@@ -15,12 +15,15 @@ from itercomp_rl.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graded:
-    """One image's grade of one aspect; images at the same place, of the same prompt and seed, make the pairs."""
+    """One image's grade of one aspect; images at the same place, of the same prompt and seed, make the pairs.
+
+    passed is None where the judge has no score at which an image passes.
+    """
 
     place: int
     prompt: str
     score: float
-    passed: bool
+    passed: bool | None
 
 
 def load_grades(store: Store, plan: Plan, model: ModelRef, split: str = "test") -> dict[str, list[Graded]]:
@@ -42,6 +45,17 @@ def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean | None:
     """Mean share of pixels that belong to no colour of the world: artefacts. None if no image was graded."""
     rows = [row for id_ in ids for row in store.get(GRADES, id_).attrs["rows"] if "off_palette" in row]
     return clustered_mean([row["off_palette"] for row in rows], [row["prompt"] for row in rows]) if rows else None
+
+
+def load_metric(store: Store, plan: Plan, model: ModelRef, name: str) -> list[Graded]:
+    """What one of evaluation.metrics says of a model's held-out images, in the order every model shares."""
+    ids = [order.id for order in plan.evaluation_orders(model)]
+    rows = [row for id_ in ids for row in store.get(GRADES, id_).attrs["rows"]]
+    return [
+        Graded(place=place, prompt=row["prompt"], score=row["metrics"][name], passed=None)
+        for place, row in enumerate(rows)
+        if name in row.get("metrics", {})
+    ]
 
 
 def score(grades: Sequence[Graded]) -> Mean:
@@ -97,7 +111,10 @@ def aspects_of(
     grades = {name: by for name, by in grades.items() if name in policies or by.keys() >= grades[base].keys()}
     found = {}
     for aspect in grades[base]:
-        strict = {name: [replace(g, score=float(g.passed)) for g in by[aspect]] for name, by in grades.items()}
+        strict = {
+            name: [replace(g, score=float(g.passed)) for g in by[aspect] if g.passed is not None]
+            for name, by in grades.items()
+        }
         found[aspect] = {
             "base": score(grades[base][aspect]).tree(),
             "rounds": [score(grades[name][aspect]).tree() for name in rounds],
@@ -106,6 +123,6 @@ def aspects_of(
             },
             "paired_gain": gain(grades[rounds[-1]][aspect], grades[base][aspect]).tree() if rounds else None,
             "paired_gain_by_round": [gain(grades[name][aspect], grades[base][aspect]).tree() for name in rounds],
-            "pass_rate": {name: score(by).tree() for name, by in strict.items()},
+            "pass_rate": {name: score(by).tree() for name, by in strict.items() if by},
         }
     return found

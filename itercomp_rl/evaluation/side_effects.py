@@ -1,11 +1,14 @@
-"""What a gain may have cost: forgetting (denoising loss), artefacts (off-palette), combinations learned by heart."""
+"""What stands beside the scores: other metrics, and what a gain may have cost.
+
+Costs are forgetting (denoising loss), artefacts (off-palette) and combinations learned by heart.
+"""
 
 import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from itercomp_rl.config.schema import BASE, policy_name
-from itercomp_rl.evaluation.scores import aspects_tree, off_palette_mean
+from itercomp_rl.evaluation.scores import aspects_tree, gain, load_metric, off_palette_mean, score
 from itercomp_rl.evaluation.statistics import clustered_mean
 from itercomp_rl.plan import Plan
 from itercomp_rl.store.kinds import LOSSES
@@ -18,6 +21,8 @@ def side_effects_tree(store: Store, plan: Plan, aspects: Mapping[str, Any]) -> d
     """The keys of results.json beside `aspects`; those that the config leaves out are not there."""
     evaluation = plan.config.evaluation
     found: dict[str, Any] = {}
+    if evaluation.metrics:
+        found["metrics"] = {name: metric_tree(store, plan, name) for name in evaluation.metrics}
     if evaluation.denoising_images:
         found["denoising_loss"] = denoising_tree(store, plan)
     if evaluation.judge == "oracle":
@@ -30,6 +35,17 @@ def side_effects_tree(store: Store, plan: Plan, aspects: Mapping[str, Any]) -> d
         found["aspects_seen"] = aspects_tree(store, plan, "train")
         found["seen_minus_unseen"] = seen_minus_unseen(found["aspects_seen"], aspects)
     return found
+
+
+def metric_tree(store: Store, plan: Plan, name: str) -> dict[str, Any]:
+    """The mean of one of evaluation.metrics for every model, and the gains of the rounds, paired with the base."""
+    graded = {model.name: load_metric(store, plan, model, name) for model in plan.evaluated()}
+    base, *rounds = (graded[model.name] for model in plan.policies())
+    return {
+        "source": plan.config.evaluation.metrics[name],
+        "models": {model: score(scores).tree() for model, scores in graded.items() if scores},
+        "paired_gain_by_round": [gain(scores, base).tree() if scores and base else None for scores in rounds],
+    }
 
 
 def denoising_tree(store: Store, plan: Plan) -> dict[str, Any]:
@@ -74,6 +90,10 @@ def side_effects(results: Mapping[str, Any]) -> tuple[list[str], list[tuple[str,
     first = next(iter(results["aspects"].values()))
     rounds = [policy_name(i) for i in range(len(first["rounds"]))]
     columns: dict[str, dict[str, Cell]] = {}
+    for name, metric in results.get("metrics", {}).items():
+        columns[name] = metric["models"]
+        gained = zip(rounds, metric["paired_gain_by_round"], strict=True)
+        columns[f"{name}: gain"] = {model: cell for model, cell in gained if cell}
     if loss := results.get("denoising_loss"):
         columns["denoising loss"] = {BASE: loss["base"], **dict(zip(rounds, loss["rounds"], strict=True))}
         columns["change of the loss"] = dict(zip(rounds, loss["paired_change_by_round"], strict=True))

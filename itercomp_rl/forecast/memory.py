@@ -11,6 +11,7 @@ import torch
 
 from itercomp_rl.config.judging_sources import COMPBENCH_MODELS, for_evaluation, reward_sources
 from itercomp_rl.config.schema import OWN_POLICY, Config, EngineConfig, PolicyConfig
+from itercomp_rl.config.scorer_names import HTTP, PYTHON, parse_scorer
 from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, drawing_checkpoint, load_index
 from itercomp_rl.diffusion.component_files import transformers_weights
 from itercomp_rl.diffusion.family import DTYPES
@@ -19,7 +20,8 @@ from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.files.tensors import num_numbers
 from itercomp_rl.forecast.machine import ram_bytes
 from itercomp_rl.forecast.model_sizes import KNOWN, Sizes, drawing_params, kept_bytes, num_params, sizes
-from itercomp_rl.reward.checkpoint import load_reward_config, make_reward
+from itercomp_rl.reward.checkpoint import AnyConfig, load_reward_config, make_reward
+from itercomp_rl.reward.clip_checkpoint import CLIP_KINDS, load_clip_config
 from itercomp_rl.reward.preference import freeze
 
 GIB = 2**30
@@ -154,6 +156,8 @@ def _learner(config: Config) -> dict[str, int]:
     guided = 2 if policy.rollout_guidance and policy.rollout_guidance > 1 and found.pipeline != "FluxPipeline" else 1
     rewards = _reward_sizes(config)
     num_aspects = len(config.prompts.aspects)
+    frozen = _loaded_sizes(term.source for term in policy.frozen_rewards.values())
+    climbed_bytes = num_aspects * rewards.image_bytes + sum(found.image_bytes for found in frozen)
     whole = (found.network_params + adapter) * width
     denoised = 0  # gallery images whose loss is backpropagated together with a rollout's
     if _is_regularised(policy):
@@ -166,10 +170,9 @@ def _learner(config: Config) -> dict[str, int]:
         "base": found.network_params * width if is_base_copied else 0,
         **_training(policy.engine, trained, ranks),
         "VAE": found.vae_params * 4,
-        "reward models": num_aspects * rewards.params * 4,
+        "reward models": (num_aspects * rewards.params + sum(found.params for found in frozen)) * 4,
         "activations": denoised * found.network_bytes
-        + policy.rollout_batch
-        * (found.network_bytes * guided * policy.grad_steps + found.vae_bytes + num_aspects * rewards.image_bytes),
+        + policy.rollout_batch * (found.network_bytes * guided * policy.grad_steps + found.vae_bytes + climbed_bytes),
     }
 
 
@@ -241,16 +244,17 @@ def _drawing_bytes(model: str, width: int) -> int:
 
 
 def _judge(config: Config) -> dict[str, int]:
-    judge, num = config.judge, 0
+    judge, num, fixed = config.judge, 0, 0
     for kind, named in ((judge.first_round, config), (config.evaluation.judge, for_evaluation(config))):
         if kind == "reward":  # fixed models, one for every source named
-            num += len(set(reward_sources(named).values()))
+            fixed += sum(found.params for found in _loaded_sizes(reward_sources(named).values()))
+    fixed += sum(found.params for found in _loaded_sizes(config.evaluation.metrics.values()))
     if judge.later_rounds == "reward" and config.run.rounds > 1:
         num += len(config.prompts.aspects)
     if config.evaluation.probe_every:  # those that the policy climbs, and from the second round on the first round's
         num += len(config.prompts.aspects) * min(2, config.run.rounds)
     return {
-        "reward models": num * _reward_sizes(config).params * 4,
+        "reward models": (num * _reward_sizes(config).params + fixed) * 4,
         "T2I-CompBench's models": _compbench_bytes(config),
         "vision-language model": _vlm_bytes(config),
     }
@@ -313,13 +317,27 @@ class RewardSizes:
 
 
 def _reward_sizes(config: Config) -> RewardSizes:
-    return reward_sizes(checkpoint_path(config.reward.trunk), config.reward.fix_rate)
+    return reward_sizes(config.reward.trunk, config.reward.fix_rate)
+
+
+def _loaded_sizes(sources: Iterable[str]) -> list[RewardSizes]:
+    """Sizes of those scorers that a process loads, each once; of a class of the user's own nothing is known."""
+    kinds = {source: parse_scorer(source).kind for source in sources}
+    return [reward_sizes(source, 1.0) for source, kind in kinds.items() if kind not in (HTTP, PYTHON)]
+
+
+def _config_of(source: str) -> AnyConfig:
+    name = parse_scorer(source)
+    if name.kind in CLIP_KINDS:
+        return load_clip_config(name)
+    path = checkpoint_path(name.checkpoint)
+    return load_reward_config(Path(path) if Path(path).is_dir() else path)
 
 
 @cache
 def reward_sizes(trunk: str, fix_rate: float) -> RewardSizes:
     """Measured on the meta device, as `sizes`; trunk as in reward.trunk."""
-    settings = load_reward_config(Path(trunk) if Path(trunk).is_dir() else trunk)
+    settings = _config_of(trunk)
     with torch.device("meta"):
         model = make_reward(settings).eval()
         ids = torch.ones(1, settings.max_text_tokens, dtype=torch.long)

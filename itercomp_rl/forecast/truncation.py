@@ -9,14 +9,16 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from itercomp_rl.config.judging_sources import for_evaluation, reward_sources
+from itercomp_rl.config.judging_sources import fixed_scorers
 from itercomp_rl.config.schema import OWN_POLICY, Config
+from itercomp_rl.config.scorer_names import HTTP, PYTHON, parse_scorer
 from itercomp_rl.diffusion.checkpoint import drawing_checkpoint, loading
 from itercomp_rl.diffusion.family import FAMILIES
 from itercomp_rl.diffusion.flux import NUM_TEXT_TOKENS
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.reward.checkpoint import load_reward_config, official_tokenizer
+from itercomp_rl.reward.clip_checkpoint import CLIP_KINDS, load_clip_config, load_clip_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +98,9 @@ def text_readers(config: Config) -> Iterator[TextReader]:
             keys.setdefault(model, key)
     for model, key in keys.items():
         yield from _of_pipeline(key, model)
-    rewards = {config.reward.trunk: "reward.trunk"}
-    for kind, named, where in (
-        (config.judge.first_round, config, "judge"),
-        (config.evaluation.judge, for_evaluation(config), "evaluation"),
-    ):
-        for aspect, source in reward_sources(named).items() if kind == "reward" else ():
-            rewards.setdefault(source, f"{where}.reward_models.{aspect}")
+    rewards: dict[str, str] = {}
+    for key, source in fixed_scorers(config).items():
+        rewards.setdefault(source, key)
     for source, key in rewards.items():
         yield from _of_reward(key, source)
 
@@ -129,10 +127,17 @@ def _call_default(pipeline: str) -> int | None:
 
 
 def _of_reward(key: str, source: str) -> Iterator[TextReader]:
-    path = checkpoint_path(source)
+    name = parse_scorer(source)
+    if name.kind in (PYTHON, HTTP):  # what such a scorer reads is not known here
+        return
+    if name.kind in CLIP_KINDS:
+        if (tokenizer := load_clip_tokenizer(name)) is not None:
+            yield TextReader(name=f"{key} {source}", limit=load_clip_config(name).max_text_tokens, tokenizer=tokenizer)
+        return
+    path = checkpoint_path(name.checkpoint)
     limit = load_reward_config(path).max_text_tokens
     is_ours = Path(path).is_dir()
     if is_ours and not (Path(path) / "tokenizer.json").is_file():
         return
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(path) if is_ours else official_tokenizer(source)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path) if is_ours else official_tokenizer(name.checkpoint)
     yield TextReader(name=f"{key} {source}", limit=limit, tokenizer=tokenizer)

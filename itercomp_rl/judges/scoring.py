@@ -14,10 +14,13 @@ from itercomp_rl.ranking.records import Judged
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How good one image is on one aspect, and whether it shows what the prompt asks for."""
+    """How good one image is on one aspect, and whether it shows what the prompt asks for.
+
+    passed is None where the scorer has no mark above which an image does.
+    """
 
     value: float
-    passed: bool
+    passed: bool | None
 
 
 class ImageScorer(Protocol):

@@ -1,11 +1,14 @@
 """Files of the Hugging Face hub: every fetch fails with a CheckpointError that says why, whatever the client raises."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.network.proxies import check_all_proxies
+
+HUB_FILE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+):(?P<file>.+)")  # how a setting names a file of a repository
 
 
 def fetch_file(repo: str, file: str) -> Path:

@@ -126,6 +126,8 @@ def _rewards(card: Card) -> list[str]:
             f"| {aspect} | {report['version']} | {report['accuracy']:.1%} | {report['num_pairs']} | "
             f"{report['mean']:.4g} | {report['std']:.4g} | {report['weight']:g} |"
         )
+    for name, term in card.attrs.get("frozen_rewards", {}).items():
+        lines += ["", f"The policy also climbed `{term['source']}` as `{name}`, with weight {term['weight']:g}."]
     return lines
 
 

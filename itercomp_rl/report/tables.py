@@ -42,12 +42,12 @@ def control_rows(control: dict[str, Any] | None, aspects: list[str]) -> list[tup
 
 
 def side_effects_table(results: dict[str, Any]) -> Table | None:
-    """What the gain cost: models down; mean +- standard error. None if nothing was measured."""
+    """Other metrics, and what the gain cost: models down; mean +- standard error. None if nothing was measured."""
     columns, rows = side_effects(results)
     if not columns:
         return None
     table = Table(
-        title="beside the scores: forgetting, artefacts, combinations seen in training (mean ± standard error)"
+        title="beside the scores: metrics, forgetting, artefacts, combinations seen in training (mean ± standard error)"
     )
     table.add_column("model")
     for column in columns:

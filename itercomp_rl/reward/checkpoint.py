@@ -15,17 +15,28 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 from itercomp_rl.errors import CheckpointError, ConfigError
 from itercomp_rl.files.tensors import read_tensors
 from itercomp_rl.files.whole import appearing
-from itercomp_rl.network.hub import check_reach, fetch_file
+from itercomp_rl.network.hub import HUB_FILE, check_reach, fetch_file
+from itercomp_rl.reward.clip import AestheticConfig, AestheticReward, ClipConfig, ClipReward
 from itercomp_rl.reward.conv import ConvConfig, ConvReward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
-from itercomp_rl.reward.source import HUB_FILE
 
-AnyReward = RewardModel | ConvReward
-AnyConfig = RewardConfig | ConvConfig
+AnyReward = RewardModel | ConvReward | ClipReward | AestheticReward
+AnyConfig = RewardConfig | ConvConfig | ClipConfig | AestheticConfig
 
 # What config.json says under "format", and what it means.
 # Any: each class checks what it is given.
-FORMATS: dict[str, Any] = {"itercomp-reward-1": RewardConfig, "itercomp-reward-conv-1": ConvConfig}
+FORMATS: dict[str, Any] = {
+    "itercomp-reward-1": RewardConfig,
+    "itercomp-reward-conv-1": ConvConfig,
+    "itercomp-reward-clip-1": ClipConfig,
+    "itercomp-reward-aesthetic-1": AestheticConfig,
+}
+_CLASSES: dict[Any, Any] = {
+    RewardConfig: RewardModel,
+    ConvConfig: ConvReward,
+    ClipConfig: ClipReward,
+    AestheticConfig: AestheticReward,
+}
 HEAD = "head.safetensors"
 IMAGEREWARD_MEAN, IMAGEREWARD_STD = 0.16717362830052426, 1.0333394966054072
 BERT = "google-bert/bert-base-uncased"
@@ -121,7 +132,7 @@ def load_reward(folder: Path) -> AnyReward:
         if not (folder / "tokenizer.json").is_file():
             raise CheckpointError(f"{folder} lacks tokenizer.json: copy the whole folder")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    return _model_of(config, tokenizer, _read_parts(folder), str(folder))
+    return model_of(config, tokenizer, _read_parts(folder), str(folder))
 
 
 def load_reward_config(source: str | Path) -> AnyConfig:
@@ -131,8 +142,7 @@ def load_reward_config(source: str | Path) -> AnyConfig:
 
 def make_reward(config: AnyConfig, tokenizer: PreTrainedTokenizerFast | None = None, *, seed: int = 0) -> AnyReward:
     """A reward model of these sizes with new weights."""
-    make = RewardModel if isinstance(config, RewardConfig) else ConvReward
-    return make(config, tokenizer, seed=seed)  # type: ignore[arg-type]  # the config decided
+    return _CLASSES[type(config)](config, tokenizer, seed=seed)
 
 
 def load_official(
@@ -160,7 +170,7 @@ def load_official(
     renamed = {ours_of.get(key, key): tensor.float() for key, tensor in state.items() if not _UNUSED.fullmatch(key)}
     renamed |= {"reward_mean": torch.tensor(mean), "reward_std": torch.tensor(std)}
     told_as = {ours: theirs for theirs, ours in ours_of.items()}
-    model = _model_of(config, tokenizer, renamed, str(source), told_as)
+    model = model_of(config, tokenizer, renamed, str(source), told_as)
     assert isinstance(model, RewardModel)
     return model
 
@@ -234,20 +244,25 @@ def _head_indices(config: RewardConfig) -> list[int]:
     return [i + min(i, dropouts) for i in range(len(config.mlp_widths) + 1)]
 
 
-def _model_of(
+def model_of(
     config: AnyConfig,
     tokenizer: PreTrainedTokenizerFast | None,
     state: Mapping[str, Tensor],
     source: str,
     told_as: Mapping[str, str] | None = None,
 ) -> AnyReward:
+    """A reward model in eval mode that holds these very tensors. told_as: other names of weights, for messages.
+
+    Raises: CheckpointError that lists the weights which are missing, unknown or of another shape.
+    """
     with torch.device("meta"):  # no time or memory for weights that are about to be replaced
         model = make_reward(config, tokenizer)
     _check_fit(model.state_dict(), state, source, told_as or {})
     model.load_state_dict(dict(state), assign=True)
-    positions = torch.arange(model.text.config.max_position_embeddings).expand((1, -1))
-    # the one buffer that no checkpoint holds
-    model.text.embeddings.register_buffer("position_ids", positions, persistent=False)
+    for module in model.modules():  # the one buffer that no checkpoint holds
+        if (positions := module._buffers.get("position_ids")) is not None and positions.is_meta:
+            counted = torch.arange(positions.shape[-1]).expand(positions.shape)
+            module.register_buffer("position_ids", counted, persistent=False)
     if stranded := [name for name, tensor in model.named_buffers() if tensor.is_meta]:
         raise CheckpointError(f"{source} leaves {stranded} without values: this transformers version is not supported")
     return model.eval()

@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itercomp_rl.errors import ConfigError
-from itercomp_rl.reward.checkpoint import official_names
-from itercomp_rl.reward.conv import ConvReward
+from itercomp_rl.reward.checkpoint import AnyReward, official_names
 from itercomp_rl.reward.model import RewardModel
 
 
@@ -43,19 +42,19 @@ def pair_accuracy(winner_K: Tensor, loser_K: Tensor) -> float:
 
 
 def freeze(
-    model: RewardModel | ConvReward, fix_rate: float, *, vision_depth: int | None = None, text_depth: int | None = None
+    model: AnyReward, fix_rate: float, *, vision_depth: int | None = None, text_depth: int | None = None
 ) -> list[str]:
     """Freeze the lower `fix_rate` of a model, leave the rest trainable; returns their names (official ones).
 
     In each tower of BLIP everything is frozen in official order up to and including the first weight of layer
     int(depth * fix_rate): that one tensor of the layer too, and the whole tower if it has no such layer. At 0 nothing
     is. The official code counts from depths 24 and 12 whatever the model's; here they default to the model's own.
-    A convolutional model says itself what is lower (`ConvReward.freeze_lower`).
+    Other models say themselves what is lower (`freeze_lower`).
     Raises: ConfigError unless 0 <= fix_rate <= 1. Source: IterComp, train/ImageReward.py.
     """
     if not 0 <= fix_rate <= 1:
         raise ConfigError(f"reward.fix_rate is {fix_rate}: must lie in 0 (train all) .. 1 (train the head only)")
-    if isinstance(model, ConvReward):
+    if not isinstance(model, RewardModel):
         return model.freeze_lower(fix_rate)
     vision_depth = vision_depth or len(model.vision.encoder.layers)
     text_depth = text_depth or len(model.text.encoder.layer)

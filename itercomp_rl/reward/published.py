@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itercomp_rl.config.scorer_names import HTTP, PYTHON, parse_scorer
+from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.items import RewardReport
 from itercomp_rl.reward.checkpoint import AnyReward, load_official, load_reward, official_tokenizer
+from itercomp_rl.reward.clip_checkpoint import CLIP_KINDS, load_clip_reward
 from itercomp_rl.reward.ensemble import RewardEnsemble
 from itercomp_rl.store.kinds import reward_role
 from itercomp_rl.store.store import Store
@@ -81,11 +84,16 @@ def score_any_size(
 
 
 def load_any_reward(source: str) -> AnyReward:
-    """A reward model from this project's folder, "embedded:...", or an official file (local, or "owner/name:file").
+    """A reward model by any name that `scorer_names` lists, but for classes and addresses.
 
-    Raises: CheckpointError if it, or an official file's tokenizer, cannot be had.
+    Raises: CheckpointError if it, or its tokenizer, cannot be had; ConfigError for a class or an address.
     """
-    path = Path(checkpoint_path(source))
+    name = parse_scorer(source)
+    if name.kind in CLIP_KINDS:
+        return load_clip_reward(name)
+    if name.kind in (PYTHON, HTTP):
+        raise ConfigError(f"{source} has no weights to learn: give a reward model, or take it as a judge")
+    path = Path(checkpoint_path(name.checkpoint))
     if path.is_dir():
         return load_reward(path).float()
-    return load_official(source, tokenizer=official_tokenizer(source))
+    return load_official(name.checkpoint, tokenizer=official_tokenizer(name.checkpoint))

@@ -157,7 +157,7 @@ def _drawing(config: Config) -> Any:
 
 
 def _grading(config: Config) -> Any:
-    return _judging(for_evaluation(config), config.evaluation.judge)
+    return _judging(for_evaluation(config), config.evaluation.judge), config.evaluation.metrics
 
 
 def _ranking(config: Config) -> Any:

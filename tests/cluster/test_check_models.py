@@ -7,8 +7,10 @@ import pytest
 
 from cluster.checks import check_models
 from itercomp_rl.config.load import load_config
-from itercomp_rl.errors import CheckpointError
+from itercomp_rl.errors import CheckpointError, ConfigError
 from tests.parts.checkpoints import make_flux, make_pixart, make_sdxl
+from tests.parts.json_server import json_server
+from tests.parts.judge_checkpoints import make_aesthetic_head, make_clip
 from tests.parts.layout_checkpoints import make_gligen
 
 RPG = "system: rpg, planner: rule"
@@ -56,3 +58,25 @@ def test_a_variant_that_is_loaded_is_named_before_the_run(tmp_path: Path, caplog
     with caplog.at_level(logging.INFO):
         check_models(load_config("quickstart", [f"gallery.members.new={{model: {sdxl}, num_steps: 2}}"]))
     assert f"loading the fp16 variant of {sdxl}, which has no plain weights" in caplog.text
+
+
+def test_fixed_scorers_are_loaded_and_asked_as_far_as_it_costs_little_before_a_run(tmp_path: Path) -> None:
+    head = make_aesthetic_head(make_clip(tmp_path / "clip") / "head.pth", 16)
+    own, term = "python:tests.parts.custom_scorers", "policy.frozen_rewards.extra.source"
+    with json_server(lambda body: (200, {"scores": [1.0 for _ in body["images"]]})) as (url, asked):
+        good = [
+            *("judge.first_round=reward", f"judge.reward_models.attribute={url}", f"{term}={own}:Brightness"),
+            *(f"judge.reward_models.spatial={own}:WordCount", f"judge.reward_models.non_spatial=aesthetic:{head}"),
+            f"evaluation.metrics.look=clipscore:{tmp_path / 'clip'}",
+        ]
+        check_models(load_config("tiny", good))
+        assert len(asked) == 1
+    bad = {
+        f"{term}={own}:WordCount": rf"{term} is .* not differentiable",
+        f"evaluation.metrics.look={own}:Nobody": r"evaluation\.metrics\.look is .* cannot be imported",
+        f"evaluation.metrics.look=pickscore:{tmp_path}": r"evaluation\.metrics\.look is .* has no config.json",
+        f"reward.trunk=hpsv2:{tmp_path / 'none.pt'}": r"reward\.trunk is .*none\.pt",
+    }
+    for override, reason in bad.items():
+        with pytest.raises((ConfigError, CheckpointError), match=reason):
+            check_models(load_config("tiny", [override]))

@@ -50,7 +50,9 @@ def run(tmp_path: Path) -> tuple[Config, Store]:
         for name, p in policy.trainable.named_parameters()
         if p.requires_grad
     }
-    weights.publish(store, "policy", 0, adapter, {"rewards": {"attribute": REPORT}, "updates": 4, "lora": lora.tree()})
+    attrs = {"rewards": {"attribute": REPORT}, "updates": 4, "lora": lora.tree()}
+    attrs["frozen_rewards"] = {"taste": {"source": "aesthetic", "weight": 0.3, "target": None, "mean": 5.0, "std": 0.5}}
+    weights.publish(store, "policy", 0, adapter, attrs)
     trunk = load_reward(Path(checkpoint_path(config.reward.trunk)))
     weights.publish(store, "reward-attribute", 0, trunk.state_dict(), {"report": REPORT})
     score = {"mean": 0.5, "se": 0.02, "n": 123}
@@ -79,6 +81,7 @@ def test_an_exported_run_is_a_pipeline_an_adapter_reward_models_and_a_card(
     for fact in ("embedded:base", "1 of 2, 4 updates", "75.0%", "| 40 |", "0.500 ± 0.020", "0.250 ± 0.020", "| 123 |"):
         assert fact in text, fact
     assert f"evaluation seed {config.evaluation.seed}" in text
+    assert "The policy also climbed `aesthetic` as `taste`, with weight 0.3." in text
     assert "2 of 40 held-out prompts were trained on too, such as 'a red cup'" in text
 
 

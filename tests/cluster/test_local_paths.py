@@ -158,3 +158,26 @@ def test_settling_twice_changes_nothing(here: Path) -> None:
     for key, value in FILES.items():
         config = settled(settings(key, value))
         assert settled(config) == config
+
+
+def test_checkpoints_of_scorers_become_absolute_and_their_kinds_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clip").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = load_config(
+        "tiny",
+        [
+            *(
+                "reward.trunk=pickscore:clip",
+                "policy.frozen_rewards.pick.source=hpsv2:./hps.pt",
+                "evaluation.reward_models.spatial=hpsv2",
+            ),
+            *("judge.reward_models.attribute=python:a.b:C", "judge.reward_models.spatial=http://h/s"),
+        ],
+    )
+    found = settled(config)
+    assert found.reward.trunk == f"pickscore:{tmp_path}/clip"
+    assert found.policy.frozen_rewards["pick"].source == f"hpsv2:{tmp_path}/hps.pt"
+    assert found.judge.reward_models == config.judge.reward_models
+    assert found.evaluation.reward_models == {"spatial": "hpsv2"}

@@ -50,7 +50,7 @@ def test_what_the_gain_cost_stands_beside_it(run_folder: Path) -> None:
     assert all(found["base"]["n"] >= 8 for found in tree["aspects_seen"].values())
     assert set(tree["seen_minus_unseen"]) == set(tree["aspects"])
     assert "denoising loss" in (run_folder / "results.txt").read_text().replace("\n", " ")
-    assert "What the gain cost" in (run_folder / "report.html").read_text()
+    assert "Beside the scores" in (run_folder / "report.html").read_text()
 
 
 def test_the_store_holds_each_image_group_once_and_is_sound(run_folder: Path) -> None:

@@ -160,6 +160,44 @@ def make_vlm(folder: Path, kind: str = "qwen2_5_vl", *, seed: int = 0) -> Path:
     return _saved(folder, model, tokens, Qwen2VLImageProcessorPil(patch_size=side, size=size))
 
 
+def make_hpsv2(folder: Path, *, seed: int = 0) -> Path:
+    """A file in open_clip's layout, half precision under state_dict, of the sizes that a CLIPModel's folder states."""
+    config, generator = CLIPConfig.from_pretrained(folder), torch.Generator().manual_seed(seed)
+    vision, text, width = config.vision_config, config.text_config, config.projection_dim
+    patches = (vision.image_size // vision.patch_size) ** 2
+    shapes: dict[str, tuple[int, ...]] = {
+        "positional_embedding": (text.max_position_embeddings, text.hidden_size),
+        "text_projection": (text.hidden_size, width),
+        "token_embedding.weight": (text.vocab_size, text.hidden_size),
+        "visual.class_embedding": (vision.hidden_size,),
+        "visual.positional_embedding": (patches + 1, vision.hidden_size),
+        "visual.proj": (vision.hidden_size, width),
+        "visual.conv1.weight": (vision.hidden_size, 3, vision.patch_size, vision.patch_size),
+    }
+    norms = [(name, vision.hidden_size) for name in ("visual.ln_pre", "visual.ln_post")]
+    norms.append(("ln_final", text.hidden_size))
+    for prefix, tower in (("visual.", vision), ("", text)):
+        size, inner = tower.hidden_size, tower.intermediate_size
+        for i in range(tower.num_hidden_layers):
+            block = f"{prefix}transformer.resblocks.{i}"
+            norms += [(f"{block}.ln_1", size), (f"{block}.ln_2", size)]
+            shapes |= {f"{block}.attn.in_proj_weight": (3 * size, size), f"{block}.attn.in_proj_bias": (3 * size,)}
+            for name, (out, into) in {
+                "attn.out_proj": (size, size),
+                "mlp.c_fc": (inner, size),
+                "mlp.c_proj": (size, inner),
+            }.items():
+                shapes |= {f"{block}.{name}.weight": (out, into), f"{block}.{name}.bias": (out,)}
+    state = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+    for name, size in norms:
+        state[f"{name}.weight"] = 1 + 0.1 * torch.randn(size, generator=generator)
+        state[f"{name}.bias"] = 0.1 * torch.randn(size, generator=generator)
+    state["logit_scale"] = torch.tensor(4.0)
+    file = folder / "HPS_v2.1_compressed.pt"
+    torch.save({"epoch": 1, "state_dict": {name: tensor.half() for name, tensor in state.items()}}, file)
+    return file
+
+
 def make_aesthetic_head(file: Path, width: int) -> Path:
     """A state dict of LAION's aesthetic head for embeddings of `width`."""
     generator = torch.Generator().manual_seed(0)

@@ -11,16 +11,18 @@ from itercomp_rl.store.address import secret_part
 
 def check_endpoint(key: str, url: str) -> None:
     """Raises: ConfigError that names `key`.url for an address that is none, holds a secret, or needs a broken proxy."""
-    _check_url(f"{key}.url", url)
+    check_address(f"{key}.url", url, f"give the address alone, and the key by the environment variable {key}.key_env")
+
+
+def check_address(key: str, url: str, way_out: str) -> None:
+    """As check_endpoint, of setting `key` itself; way_out: of a secret in the address."""
+    _check_url(key, url)
     if part := secret_part(url):
-        raise ConfigError(
-            f"{key}.url holds {part}, which would be written to config.yaml and to messages: give the address "
-            f"alone, and the key by the environment variable {key}.key_env"
-        )
+        raise ConfigError(f"{key} holds {part}, which would be written to config.yaml and to messages: {way_out}")
     try:
         proxy_of(url)
     except ConfigError as error:
-        raise ConfigError(f"{key}.url needs a proxy, and {error}") from error
+        raise ConfigError(f"{key} needs a proxy, and {error}") from error
 
 
 def _check_url(key: str, url: str) -> None:

@@ -4,6 +4,7 @@ import math
 from importlib.util import find_spec
 
 from itercomp_rl.config.judging_sources import for_evaluation, self_grading
+from itercomp_rl.config.rules.scorers import check_scorers
 from itercomp_rl.config.rules.terms import one_of, require
 from itercomp_rl.config.rules.vlm import check_vlm
 from itercomp_rl.config.schema import Config
@@ -65,6 +66,7 @@ def check_judges(config: Config) -> None:
     ):
         for aspect in by_aspect:
             one_of(key, aspect, ASPECTS)
+    check_scorers(config)
     for aspect, margin in judge.margins.items():
         require(margin >= 0 and math.isfinite(margin), f"judge.margins.{aspect}", margin, "must be 0 or more")
     drop = config.evaluation.max_drop

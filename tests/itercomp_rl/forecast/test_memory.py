@@ -21,6 +21,7 @@ from itercomp_rl.forecast.machine import ram_bytes
 from itercomp_rl.forecast.memory import GIB, Need, ProcessNeed, check_memory, need, reward_sizes
 from itercomp_rl.forecast.model_sizes import KNOWN, kept_bytes, num_params, sizes
 from itercomp_rl.reward.checkpoint import load_reward
+from itercomp_rl.reward.published import load_any_reward
 from tests.itercomp_rl.gallery.planning.test_planners import make_chat
 from tests.parts.checkpoints import make_flux, make_pixart, make_sd, make_sd3, make_sdxl
 from tests.parts.judge_checkpoints import make_clip, make_vlm, make_vqa
@@ -80,6 +81,22 @@ def test_a_reward_model_is_counted_as_it_is_loaded() -> None:
     assert 0 < found.trained < found.params
     assert reward_sizes(trunk, 0.9).trained < found.trained
     assert found.image_bytes > 0
+
+
+def test_fixed_scorers_count_where_they_are_loaded_and_none_behind_an_address(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip")
+    model = load_any_reward(f"pickscore:{clip}")
+    found = reward_sizes(f"pickscore:{clip}", 0.5)
+    assert found.params == num_params(model)
+    assert 0 < found.trained < found.params
+    plain = load_config("tiny")
+    term = load_config("tiny", [f"policy.frozen_rewards.pick.source=pickscore:{clip}"])
+    learner, more = (need(config, "policy_learner-0", on_gpu=False).parts for config in (plain, term))
+    assert more["reward models"] - learner["reward models"] == 4 * found.params
+    assert more["activations"] - learner["activations"] == plain.policy.rollout_batch * found.image_bytes
+    judged = load_config("tiny", [f"evaluation.metrics.pick=pickscore:{clip}", "evaluation.metrics.far=http://h/s"])
+    judge, more = (need(config, "judge-0", on_gpu=False).parts for config in (plain, judged))
+    assert more["reward models"] - judge["reward models"] == 4 * found.params
 
 
 @pytest.mark.slow

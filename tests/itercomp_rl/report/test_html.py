@@ -66,7 +66,7 @@ def test_a_finished_run_says_what_its_gain_cost(hand_made: HandMade, tmp_path: P
     assert "paired gain over the base" in printed
     assert "0.1000±0.0000" in printed
     text = Elements(write_report(hand_made.store, hand_made.plan, tmp_path).read_text(encoding="utf-8")).text
-    assert "What the gain cost" in text
+    assert "Beside the scores" in text
     assert "0.6000 ± 0.0000" in text
     assert f"{len(held_out)}, of which none were trained on" in text
 
