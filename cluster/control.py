@@ -19,6 +19,8 @@ def control_of(config: Config) -> Config:
         run=replace(config.run, name=f"{config.run.name}-control"),
         reward=replace(config.reward, updates=0, min_accuracy=0.0, rankings_first=ALL),
         policy=replace(config.policy, reward_updates_first=ALL),
+        # A trunk that knows too little may well lead the policy astray: that is what the control is to show.
+        evaluation=replace(config.evaluation, max_drop=None),
     )
 
 
