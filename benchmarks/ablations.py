@@ -31,6 +31,11 @@ VARIANTS: dict[str, list[str]] = {
     "late-steps": [f"policy.mid_low={_STEPS - 4}", f"policy.mid_high={_STEPS - 1}"],
     "one-long-round": ["run.rounds=1", f"policy.updates={_UPDATES}"],
     "frozen-rewards": ["reward.refresh=false"],
+    # An upper bound: a scorer that knows the whole world before any pair is drawn.
+    "knowing-trunk": ["reward.trunk=embedded:conv_trunk"],
+    "not-centered": ["reward.centering=0"],
+    "gradients-added": ["policy.aspect_gradients=sum"],
+    "slow-rewards": ["reward.engine.lr=1e-4", "reward.engine.lr_schedule=constant"],
     "flip-10": ["judge.flip=0.1"],
     "flip-20": ["judge.flip=0.2"],
     # Bradley-Terry alone: no matching, no naming, nothing that the renderer knows; every layer learns, for longer.
