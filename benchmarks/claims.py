@@ -2,8 +2,8 @@
 
 python benchmarks/claims.py --json claims.json --arms e0-full e0-no-preferences --seeds 0 1 2 3 4
 Every arm is the quickstart with one thing changed. Its rewards start from a trunk that was trained without binding,
-places and relations, so that what a policy gains in them comes from the gallery's preferences. Runs that are there already (under --dir) are read, not repeated. What
-each claim says, and what was found, stands in docs/claims.md.
+places and relations, so that what a policy gains in them comes from the gallery's preferences. Runs that are there
+already (under --dir) are read, not repeated. What each claim says, and what was found, stands in docs/claims.md.
 """
 
 import argparse

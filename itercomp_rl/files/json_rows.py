@@ -48,6 +48,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
             begin = _skip(text, at, " \t\r\n," if number else " \t\r\n")
             if text.startswith("]", begin):
                 return
+            value: Any = None
             try:
                 value, end = decoder.raw_decode(text, begin)
             except json.JSONDecodeError:

@@ -94,7 +94,12 @@ def load_clip_config(name: ScorerName) -> ClipConfig | AestheticConfig:
     sizes = ClipConfig.of(config, **normalisation)
     if name.kind != "aesthetic":
         return sizes
-    return AestheticConfig(vision=sizes.vision, embedding_width=sizes.embedding_width, **normalisation)
+    return AestheticConfig(
+        vision=sizes.vision,
+        embedding_width=sizes.embedding_width,
+        image_mean=sizes.image_mean,
+        image_std=sizes.image_std,
+    )
 
 
 def load_clip_tokenizer(name: ScorerName) -> PreTrainedTokenizerFast | None:
@@ -184,7 +189,8 @@ def _weights(source: str) -> dict[str, Tensor]:
     check_reach(source)
     with loading(source):
         # Any: transformers does not type what it returns with loading information.
-        model, found = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        model, found = loaded
     lacking: list[Any] = [*found["missing_keys"], *found["mismatched_keys"]]
     if lacking:
         raise CheckpointError(f"{source} lacks weights of CLIPModel, or has them in other shapes: {lacking}")
