@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from itercomp_rl.config.judging_sources import for_evaluation
+from itercomp_rl.config.rules.judging import SCORERS
 from itercomp_rl.config.schema import Config
 from itercomp_rl.items import ImageRef, ProbeOrder, Prompt, RankOrder
 from itercomp_rl.judges.choice import open_judge, open_scorer
@@ -83,6 +84,17 @@ class Judge:
         images = list(record.arrays["images"][rows])
         attrs = self._probes.grade(order, [prompts[row] for row in rows], images, self._evaluator())
         self._store.put(PROBE_GRADES, order.id, {}, attrs)
+
+    def unload(self) -> None:
+        """Free every model in this process; the next order loads what it needs. An endpoint's scorer stays."""
+        self._version = self._ensemble = None
+        self._probes.unload()
+        has_endpoint = self._config.judge.vlm.url is not None
+        kept = {kind: scorer for kind, scorer in self._scorers.items() if kind == "vlm" and has_endpoint}
+        self._judges = {kind: judge for kind, judge in self._judges.items() if kind in kept or kind not in SCORERS}
+        self._scorers = kept
+        if not (self._config.evaluation.judge == "vlm" and has_endpoint):
+            self._grader = None
 
     def _evaluator(self) -> ImageScorer:
         """The scorer that grades: the one that ranks if it has its name, unless evaluation has models of its own."""

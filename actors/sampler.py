@@ -84,6 +84,10 @@ class Sampler:
         attrs = {"round": order.round, "model": order.model.name, "source": order.source, "rows": rows}
         self._store.put(LOSSES, order.id, {}, attrs)
 
+    def unload(self) -> None:
+        """Free every model; what the next order needs is loaded again."""
+        self._gallery.unload()
+
     def try_drawing(self, order: DrawOrder) -> None:
         """Draw and keep nothing: whether this process lives on is what is asked."""
         self._drawn(order)

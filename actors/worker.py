@@ -1,5 +1,6 @@
 """The one Ray actor: a process that holds roles and forwards calls to them. The layout says how many roles share it."""
 
+import gc
 import logging
 import os
 import socket
@@ -16,10 +17,13 @@ from itercomp_rl.observability.logs import JsonLines, TextLines, log_context, or
 from itercomp_rl.observability.work_times import WorkTimes
 
 if TYPE_CHECKING:
+    from itercomp_rl.diffusion.encoded import EncodedPrompts  # it imports torch
     from itercomp_rl.store.image_loader import ImageLoader  # it imports torch
 
 # A Ray handle of a Worker. Any: Ray annotates what a handle's attributes give as Never, which hides code from checks.
 WorkerHandle: TypeAlias = Any
+
+LEARNERS = ("reward_learner-", "policy_learner-")  # how the names of learners begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +85,36 @@ class Worker:
 
     def call(self, role: str, method: str, arguments: tuple[Any, ...]) -> Any:
         """Forward a call to a role; Any is whatever the role's Protocol says."""
-        if role not in self._roles:
-            spec = next(spec for spec in self._spec.roles if spec.name == role)
-            self._roles[role] = MAKERS[spec.kind](self)
         facts = order_facts(arguments[0]) if arguments else {}
         with log_context(role=role, **facts), self._meter.call(role, method, arguments):
             began = time.monotonic()
-            answer = getattr(self._roles[role], method)(*arguments)
+            held = self._role(role)
+            if method == "open" and role.startswith(LEARNERS):
+                self._unload_models_that_draw_and_judge()
+            answer = getattr(held, method)(*arguments)
             self._times.add(role.partition("-")[0], method, arguments, time.monotonic() - began)
             return answer
+
+    def _role(self, name: str) -> Any:
+        """A role of this process, built when it is first needed; Any: each has methods of its own."""
+        if name not in self._roles:
+            spec = next(spec for spec in self._spec.roles if spec.name == name)
+            self._roles[name] = MAKERS[spec.kind](self)
+        return self._roles[name]
+
+    def _unload_models_that_draw_and_judge(self) -> None:
+        """Free the models of samplers and judges here, as a learner is about to need the memory.
+
+        They are loaded again when the next order needs them.
+        """
+        import torch
+
+        for spec in self._spec.roles:
+            if spec.kind in ("sampler", "judge") and spec.name in self._roles:
+                self._roles[spec.name].unload()
+        gc.collect()  # a pipeline's parts refer to each other
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def work_times(self) -> dict[str, dict[str, float]]:
         """What every kind of work took since this was last asked."""
@@ -109,10 +134,18 @@ class Worker:
 
     def make_roller(self) -> Any:
         """A roller."""
+        from actors.rolled_network import LearnersNetwork, OwnNetwork
         from actors.roller import Roller
+        from itercomp_rl.loop.member_counts import rollers_borrow
         from itercomp_rl.run.prompts_record import load_rolled_prompts
 
-        return Roller(self._store, self._config.policy, self._device, load_rolled_prompts(self._store))
+        policy, borrows = self._config.policy, rollers_borrow(self._config)
+        learner = next((spec.name for spec in self._spec.roles if spec.kind == "policy_learner"), None)
+        if borrows and learner is not None:
+            return Roller(LearnersNetwork(lambda: self._role(learner), policy.max_policy_lag), policy)
+        texts = load_rolled_prompts(self._store)
+        own = OwnNetwork(self._store, policy, self._device, texts, encoded=self._encoded, as_learners=borrows)
+        return Roller(own, policy)
 
     def make_reward_learner(self) -> Any:
         """One aspect's reward learner."""
@@ -140,7 +173,15 @@ class Worker:
             self._device,
             load_rolled_prompts(self._store),
             self._images,
+            self._encoded,
         )
+
+    @cached_property
+    def _encoded(self) -> "EncodedPrompts":
+        """The encoded prompts that all roles of this process share, with other processes of the node."""
+        from itercomp_rl.diffusion.encoded import open_encoded_prompts
+
+        return open_encoded_prompts()
 
     @cached_property
     def _images(self) -> "ImageLoader":

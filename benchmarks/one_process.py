@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from actors.rolled_network import LearnersNetwork, OwnNetwork, RolledNetwork
 from actors.roller import Roller
 from itercomp_rl.config.schema import Config
 from itercomp_rl.items import PolicyOrder, RewardReport
+from itercomp_rl.loop.member_counts import rollers_borrow
 from itercomp_rl.plan import Plan
 from itercomp_rl.store.store import Store
 from learners.engine.spec import Group
@@ -32,7 +34,11 @@ def feedback_updates(config: Config, store: Store, folder: Path, device: torch.d
     backend = "nccl" if device.type == "cuda" else "gloo"
     learner.join(Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend=backend))
     learner.open(order)
-    roller = Roller(store, config.policy, device, plan.rolled_prompts)
+    if rollers_borrow(config):
+        network: RolledNetwork = LearnersNetwork(lambda: learner, config.policy.max_policy_lag)
+    else:
+        network = OwnNetwork(store, config.policy, device, plan.rolled_prompts)
+    roller = Roller(network, config.policy)
     number = 0
 
     def update() -> None:

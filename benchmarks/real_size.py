@@ -25,8 +25,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
-from itercomp_rl.forecast.memory import GIB, need
+from itercomp_rl.forecast.memory import GIB
 from itercomp_rl.forecast.model_sizes import KNOWN
+from itercomp_rl.forecast.role_memory import need
 from itercomp_rl.reward.checkpoint import load_reward, save_reward
 from itercomp_rl.reward.model import RewardConfig, RewardModel
 from itercomp_rl.store import weights
@@ -131,7 +132,7 @@ def run(config: Config, store: Store, folder: Path, device: torch.device, update
 def estimated(config: Config) -> int:
     """What the check before a run expects of a process that rolls and learns, without CUDA's own context."""
     roles = ("policy_learner-0", "roller-0")
-    return sum(need(config, role, on_gpu=True).total for role in roles)
+    return sum(need(config, role, on_gpu=True, beside=roles).total for role in roles)
 
 
 def reward_store(folder: Path, at: Path) -> Store:

@@ -91,6 +91,7 @@ def settings(root: Path, *overrides: str) -> Config:
     return load_config(
         "tiny",
         [
+            "actors.layout=separate",  # the roller has a network of its own, refreshed through the store
             "prompts.source=files",
             f"prompts.train_file={root}/prompts.txt",
             f"prompts.test_file={root}/prompts.txt",

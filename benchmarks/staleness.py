@@ -18,6 +18,7 @@ from gains import Gains, gains_of, gains_over
 from measures import measure, write
 
 from actors.judge import Judge
+from actors.rolled_network import OwnNetwork
 from actors.roller import Roller
 from actors.sampler import Sampler
 from cluster.run_folder import load_run
@@ -107,7 +108,7 @@ def learned(run: Path, lag: int, points: int, folder: Path) -> dict[str, Any]:
     trunk, seed = config.reward.trunk, config.run.seed
     learner = PolicyLearner(store, config.policy, trunk, folder / "checkpoints", seed, CPU, texts)
     learner.join(Group(rank=0, world_size=1, master_addr="", master_port=0, timeout_s=600.0, backend="gloo"))
-    roller = Roller(store, config.policy, CPU, texts)
+    roller = Roller(OwnNetwork(store, config.policy, CPU, texts), config.policy)
     for number in range(learner.open(order), config.policy.updates):
         live = (order.live_role, max(0, number - lag))
         first = number * plan.rollouts_per_update

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from itercomp_rl.config.schema import Config
 from itercomp_rl.diffusion.checkpoint import check_checkpoint
 from itercomp_rl.diffusion.export import check_adapter, export_policy
-from itercomp_rl.diffusion.family import load_policy
+from itercomp_rl.diffusion.family import DTYPES, load_policy
 from itercomp_rl.diffusion.lora import has_lora
 from itercomp_rl.diffusion.published import load_published
 from itercomp_rl.errors import CheckpointError, ConfigError
@@ -27,9 +27,12 @@ from itercomp_rl.store.store import Store
 log = logging.getLogger(__name__)
 
 
-def export_run(config: Config, store: Store, folder: Path, *, round_: int | None, licence: Licence) -> Path:
+def export_run(
+    config: Config, store: Store, folder: Path, *, round_: int | None, licence: Licence, dtype: str = "fp32"
+) -> Path:
     """The policy after a round (counted from 1, None the last), its reward models and a card, in a new folder.
 
+    dtype: that the network and the text encoders are saved in; an adapter is merged in fp32 and then rounded once.
     Raises: ConfigError if that round has published nothing; CheckpointError if the folder exists.
     """
     if folder.exists():
@@ -41,7 +44,7 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
         raise ConfigError(f"--round is {round_ or 'the last'}: published rounds of this run are {have}")
     policy = load_policy(
         checkpoint_path(config.policy.model),
-        dtype=config.policy.engine.dtype,
+        dtype="fp32",
         resolution_px=config.policy.size_px,
     )
     learned = weights.open_version(store, POLICY, version)
@@ -60,7 +63,7 @@ def export_run(config: Config, store: Store, folder: Path, *, round_: int | None
         )
     )
     with appearing(folder) as partial:
-        export_policy(policy, partial)
+        export_policy(policy, partial, dtype=DTYPES[dtype])
         for aspect, report in learned.attrs["rewards"].items():
             published_reward = weights.open_version(store, reward_role(aspect), report["version"])
             model = load_reward_version(config.reward.trunk, published_reward)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from itercomp_rl.config.schema import PolicyConfig
 from itercomp_rl.diffusion.attention_kernel import check_attention, set_attention
 from itercomp_rl.diffusion.encoded import EncodedPrompts, load_with_encoded_prompts
+from itercomp_rl.diffusion.family import load_network_weights
 from itercomp_rl.diffusion.frozen_base import FrozenBase
 from itercomp_rl.diffusion.lora import Lora, add_lora, has_lora
 from itercomp_rl.diffusion.policy import Policy
@@ -41,6 +42,19 @@ from learners.writers import writers_of
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivePolicy:
+    """A learner's policy between two updates, for a roller in the same process.
+
+    LivePolicy(role="live-7f", version=3, policy=..., encoded=...): its weights are those of version 3 of live-7f.
+    """
+
+    role: str
+    version: int
+    policy: Policy
+    encoded: EncodedPrompts
+
+
 class PolicyLearner:
     """Learns one round at a time. Every rank of the group makes the same calls in the same order."""
 
@@ -54,14 +68,16 @@ class PolicyLearner:
         device: torch.device,
         prompts: Sequence[str],
         images: ImageLoader | None = None,
+        encoded: EncodedPrompts | None = None,
     ) -> None:
         """prompts: the texts that rollouts will name; encoded when a round opens, with those of its gallery images.
 
-        images: what reads the gallery's images; None: a loader of this learner's own, which keeps none.
+        images: what reads the gallery's images; None: a loader of this learner's own, which keeps none. encoded: where
+        encoded prompts are kept; None: in this learner alone.
         """
         self._store, self._settings, self._trunk, self._seed, self._device = store, settings, trunk, seed, device
         self._checkpoints, self._prompts = checkpoints, prompts
-        self._encoded = EncodedPrompts()  # outlives rounds: later ones load no text encoders
+        self._encoded = encoded or EncodedPrompts()  # outlives rounds: later ones load no text encoders
         self._images = images or ImageLoader(store)
         self._joined: Group | None = None
         self._task: _Task | None = None
@@ -98,6 +114,8 @@ class PolicyLearner:
             load_checkpoint(engine, newest)
         elif order.start_version is not None:
             self._go_on(engine, order.start_version)
+        elif settings.engine.dtype != "fp32" and not settings.lora.rank:
+            engine.refine(load_network_weights(checkpoint_path(settings.model)).items())
         self._task = _Task(
             order=order,
             engine=engine,
@@ -107,6 +125,7 @@ class PolicyLearner:
             ),
             frozen=frozen,
             lora=lora_of(settings, policy).tree() if settings.lora.rank else None,
+            bare=self._bare(policy),
         )
         self.take_rewards(order.rewards)
         self._publish_live(self._task)
@@ -141,6 +160,24 @@ class PolicyLearner:
         task.losses.follow(ensemble, feedback)
         task.learned_by.append({"update": task.engine.updates, **{a: asdict(r) for a, r in reports.items()}})
 
+    def live(self) -> LivePolicy | None:
+        """The policy as it was published last, to roll out with in this process; None where none is.
+
+        Whoever takes it must not keep it: the next update changes its weights, and the round's end frees them.
+        """
+        task = self._task
+        if task is None or task.published is None:
+            return None
+        return LivePolicy(role=task.order.live_role, version=task.published, policy=task.bare, encoded=self._encoded)
+
+    def _bare(self, policy: Policy) -> Policy:
+        """The same network without the engine around it, with which rollers in this process denoise."""
+        bare = Policy(policy.pipeline, policy.family, resolution_px=self._settings.size_px)
+        bare.empty_prompt = policy.empty_prompt
+        if self._settings.compile:
+            bare.network = torch.compile(bare.trainable)
+        return bare
+
     def update(self, number: int, rollouts: Sequence[Rollout], num_rollouts: int | None = None) -> dict[str, float]:
         """One gradient update from this rank's rollouts, out of num_rollouts of all ranks (None: there is no other).
 
@@ -150,6 +187,7 @@ class PolicyLearner:
         if number != task.engine.updates:
             raise CheckpointError(f"update {number} was asked for, the learner stands at {task.engine.updates}")
         found: list[dict[str, float]] = []
+        task.published = None  # until the weights that this update makes are
         for rollout in rollouts:
             for loss, metrics in task.losses.of(rollout, num_rollouts or len(rollouts), number):
                 task.engine.backward(loss / len(rollouts))
@@ -163,6 +201,9 @@ class PolicyLearner:
 
     def publish(self, rewards: Mapping[str, RewardReport], kept: int | None = None) -> None:
         """Publish the round's policy, the moving average where one is kept, with its lineage; free the memory.
+
+        It is published in fp32, whatever the network computes in, so that nothing is rounded which a next round or an
+        export goes on from.
 
         kept: publish the average as it was probed after so many updates; None: as it is now. What the next round goes
         on from is the state as it is now either way.
@@ -188,7 +229,7 @@ class PolicyLearner:
             attrs["kept_update"] = kept
         if task.order.keeps_state:  # before the policy is there: whoever sees it may begin the next round
             save_checkpoint(task.engine, self._checkpoints, _state_after(task.order.round), rank=self._group.rank)
-        learned = task.engine.weights(ema=True)
+        learned = task.engine.masters(ema=True)
         if kept is not None:
             probed = weights.open_version(self._store, average_role(task.order.round), kept).load()
             learned = {name: probed[name] for name in learned}  # this rank's share
@@ -243,6 +284,9 @@ class PolicyLearner:
             engine.check(state)
         except CheckpointError as error:
             log.warning("the policy goes on from its published average, with new moments: %s", error)
+            average = weights.open_version(self._store, POLICY, start_version).load()
+            if all(tensor.dtype == torch.float32 for tensor in average.values()):  # else of elder software
+                engine.refine(average.items())
             return
         load_checkpoint(engine, state)
         engine.restart_count()
@@ -277,16 +321,17 @@ class PolicyLearner:
         return load_pretraining_images(self._store, order.rankings, winners=winners, models=order.pretraining_models)
 
     def _publish_live(self, task: "_Task") -> None:
-        """Publish the weights for the rollers, and where a probe is due the moving average for the samplers.
+        """Publish the weights for the rollers, and where a probe is due the moving average for the samplers, in fp32.
 
         Both come before a checkpoint of this update, so that whoever goes on from one finds every probe before it. An
         average that an earlier attempt published stays: it may be graded already.
         """
         done, attrs = task.engine.updates, {"round": task.order.round, LORA: task.lora}
         task.live.publish(done, task.engine.weights(ema=False), attrs)
+        task.published = done
         role = average_role(task.order.round)
         if done in task.order.probes and weights.find(self._store, role, done) is None:
-            weights.publish(self._store, role, done, task.engine.weights(ema=True), attrs, self._ranks())
+            weights.publish(self._store, role, done, task.engine.masters(ema=True), attrs, self._ranks())
 
     def checkpoint(self) -> None:
         """Keep what was learned, unless a checkpoint of this update is there."""
@@ -322,7 +367,10 @@ class _Task:
         losses: PolicyLosses,
         frozen: FrozenRewards | None,
         lora: dict[str, Any] | None,
+        bare: Policy,
     ) -> None:
         self.order, self.engine, self.live, self.losses, self.lora = order, engine, live, losses, lora
         self.frozen = frozen
+        self.bare = bare  # the policy without the engine around its network
+        self.published: int | None = None  # the live version that the weights are
         self.learned_by: list[dict[str, Any]] = []  # JSON: from which update on by which reward models

@@ -12,6 +12,13 @@ from cluster.cli.output import OutputFolder
 @click.argument("run_folder", metavar="RUN", shell_complete=complete_run)
 @click.option("--to", "folder", type=OutputFolder(), required=True, help="New folder for the models.")
 @click.option("--round", "round_", type=int, help="Version after this round (1 = the first); default: the last one.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="What network and text encoders are saved in.",
+)
 @click.option("--licence", default="other", show_default=True, help="The Hub's identifier, such as openrail++.")
 @click.option("--licence-name", help="Name of a licence that has no identifier; default: as the base model.")
 @click.option("--licence-link", help="Where its text is.")
@@ -19,6 +26,7 @@ def export(
     run_folder: str,
     folder: Path,
     round_: int | None,
+    dtype: str,
     licence: str,
     licence_name: str | None,
     licence_link: str | None,
@@ -30,9 +38,8 @@ def export(
 
     config, store = load_run(run_folder)
     name = "as-the-base-model" if licence == "other" and licence_name is None else licence_name
-    click.echo(
-        export_run(config, store, folder, round_=round_, licence=Licence(id=licence, name=name, link=licence_link))
-    )
+    chosen = Licence(id=licence, name=name, link=licence_link)
+    click.echo(export_run(config, store, folder, round_=round_, licence=chosen, dtype=dtype))
 
 
 @click.command(short_help="Upload an export to the Hugging Face Hub.")

@@ -91,7 +91,6 @@ def counts(plan: "Plan") -> "Table":
     from rich.table import Table
 
     from itercomp_rl.files.checkpoint_path import checkpoint_path
-    from itercomp_rl.forecast.memory import published_bytes
     from itercomp_rl.forecast.model_sizes import drawn_px
     from itercomp_rl.gallery.external.folder_system import side_of
     from itercomp_rl.gallery.external.image_folder import open_folder
@@ -102,14 +101,16 @@ def counts(plan: "Plan") -> "Table":
             return side_of(model, open_folder(model.checkpoint))
         return model.size_px or drawn_px(checkpoint_path(model.checkpoint), None)
 
+    from itercomp_rl.forecast.role_memory import published_bytes
+
     def images(orders: Sequence["DrawOrder"]) -> tuple[int, float]:
         sides = [(drawn_side(o.model), len(o.prompts)) for o in orders]
         return sum(num for _, num in sides), sum(3 * side**2 * num for side, num in sides) / _MIB
 
     config, segments = plan.config, range(len(plan.segments()))
-    # One before the first update, one after each, the averages that are probed, and the round's.
-    versions = config.policy.updates + 2 + len(plan.probe_updates)
-    weights = versions * published_bytes(config) / _MIB
+    live, finished = published_bytes(config)
+    # Live: one before the first update, one after each. Finished: the averages that are probed, and the round's.
+    weights = ((config.policy.updates + 1) * live + (1 + len(plan.probe_updates)) * finished) / _MIB
     rollouts = f"{config.policy.updates * plan.rollouts_per_update} of {config.policy.rollout_batch}"
     columns = (
         "round",

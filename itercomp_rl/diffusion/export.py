@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
@@ -22,13 +23,14 @@ ADAPTER = "pytorch_lora_weights.safetensors"
 KOHYA_ADAPTER = "pytorch_lora_weights_kohya.safetensors"
 
 
-def export_policy(policy: Policy, folder: Path) -> None:
+def export_policy(policy: Policy, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write the pipeline to a new folder, which appears complete or not at all; the policy is used up by it.
 
     Its scheduler is the one the policy draws with (DDIM for SD and SDXL), so that the pipeline draws the same images.
     An adapter is merged into the pipeline's weights and also written by itself, for `load_lora_weights` on the base.
     Its scale alpha / rank is multiplied into its weights and alpha is stated as the rank, so that loaders which read no
     metadata apply the strength that was trained. UNets also get a file in the key names of the kohya tools.
+    Args: dtype: that the network and the text encoders are saved in; None as they are. The VAE stays float32.
     Raises: CheckpointError if the folder exists.
     """
     if folder.exists():
@@ -38,6 +40,9 @@ def export_policy(policy: Policy, folder: Path) -> None:
         if has_lora(policy.trainable):
             _save_adapter(policy, partial)
             _merge_adapter(policy)
+        if dtype is not None:
+            policy.trainable.to(dtype)
+            policy.text_encoders_to(dtype)
         if isinstance(policy.process, Diffusion):
             config = policy.pipeline.scheduler.config
             # DDIM clips unless told not to; a scheduler without the setting never does

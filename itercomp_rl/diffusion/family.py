@@ -1,16 +1,21 @@
 """From a checkpoint to a policy: the table of the families that can learn."""
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import StableDiffusion3Pipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from torch import Tensor
 
-from itercomp_rl.diffusion.checkpoint import loading, policy_checkpoint
+from itercomp_rl.diffusion.checkpoint import WEIGHTS_NEEDED, loading, policy_checkpoint
 from itercomp_rl.diffusion.flux import Flux
 from itercomp_rl.diffusion.policy import Family, Policy
 from itercomp_rl.diffusion.sd import StableDiffusion
@@ -39,11 +44,13 @@ def load_policy(
     device: str | torch.device = "cpu",
     resolution_px: int | None = None,
     with_text_encoders: bool = True,
+    with_vae: bool = True,
 ) -> Policy:
     """A policy in evaluation mode, all its weights frozen; a learner unfreezes `trainable`.
 
     dtype: of the network and the text encoders; the VAE is always float32. resolution_px: side of its square images,
-    None for the checkpoint's own. with_text_encoders: False spares their memory where prompts come encoded.
+    None for the checkpoint's own. with_text_encoders: False spares their memory where prompts come encoded. with_vae:
+    False spares its memory where nothing but latents is needed.
     Raises: CheckpointError if the checkpoint cannot be a policy; ConfigError for an unknown dtype or resolution.
     """
     checkpoint = policy_checkpoint(folder_or_hub_id)
@@ -59,6 +66,8 @@ def load_policy(
     left_out = (set(_UNUSED) | absent) & set(inspect.signature(pipeline_class).parameters)
     if not with_text_encoders:
         left_out |= set(family.text_components)
+    if not with_vae:
+        left_out.add("vae")
     checkpoint.log_variant()
     with loading(folder_or_hub_id):
         pipeline = pipeline_class.from_pretrained(
@@ -68,6 +77,7 @@ def load_policy(
             variant=checkpoint.variant,
             **dict.fromkeys(left_out),
         )
+        vae_config = None if with_vae else _vae_config(folder_or_hub_id)
     for component_name, component in pipeline.components.items():
         if isinstance(component, torch.nn.Module):
             component.requires_grad_(False).eval()
@@ -76,4 +86,28 @@ def load_policy(
                 f"{folder_or_hub_id}: {component_name} has no padding token, and prompts are padded to one length: "
                 "give its tokenizer_config.json a pad_token"
             )
-    return Policy(pipeline.to(device), family, resolution_px=resolution_px)
+    return Policy(pipeline.to(device), family, resolution_px=resolution_px, vae_config=vae_config)
+
+
+def load_network_weights(folder_or_hub_id: str | Path) -> dict[str, Tensor]:
+    """The weights of the network that learns, in float32 on the CPU: those of the files, whatever they are kept in."""
+    checkpoint = policy_checkpoint(folder_or_hub_id)
+    name = FAMILIES[checkpoint.pipeline][1].trainable_name
+    network_class: Any = getattr(diffusers, WEIGHTS_NEEDED[checkpoint.pipeline][name])  # Any: one of three
+    with loading(folder_or_hub_id):
+        network = network_class.from_pretrained(
+            str(folder_or_hub_id),
+            subfolder=name,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            variant=checkpoint.variant,
+        )
+    return {name: p.detach() for name, p in network.named_parameters()}
+
+
+def _vae_config(folder_or_hub_id: str | Path) -> Mapping[str, Any]:
+    """The configuration of a checkpoint's VAE with every default filled in; no weights are read."""
+    config: Any = AutoencoderKL.load_config(str(folder_or_hub_id), subfolder="vae")  # Any: declared as several forms
+    with torch.device("meta"):
+        made: Any = AutoencoderKL.from_config(config)  # Any: likewise
+    return made.config

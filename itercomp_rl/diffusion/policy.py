@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -111,24 +111,33 @@ class Policy:
 
     Latents are [B, C, H, W] float32 for every family, FLUX included, images [B, 3, H, W] in 0..1.
     `network` is what a forward pass calls: `trainable`, or an engine wrapped around it by a learner.
+    Where only latents are needed the VAE need not be loaded: its configuration alone says what latents look like.
     """
 
-    def __init__(self, pipeline: Any, family: Family, *, resolution_px: int | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        family: Family,
+        *,
+        resolution_px: int | None = None,
+        vae_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """vae_config: of a VAE that was not loaded; None: the pipeline has it."""
         self.pipeline = pipeline
         self.family = family
         self.trainable: nn.Module = getattr(pipeline, family.trainable_name)
         self.network: Callable[..., Any] = self.trainable
-        self.vae: AutoencoderKL = pipeline.vae
-        self.vae_factor = 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        self.vae_config: Mapping[str, Any] = pipeline.vae.config if vae_config is None else vae_config
+        self.vae_factor = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
         self.size_px = self._size_px(resolution_px)
         height, width = (side // self.vae_factor for side in self.size_px)
         self.latent_shape = (family.latent_channels(pipeline), height, width)
-        if self.vae.config["latent_channels"] != self.latent_shape[0]:
+        if self.vae_config["latent_channels"] != self.latent_shape[0]:
             raise CheckpointError(
                 f"the {family.trainable_name} reads {self.latent_shape[0]} latent channels and the VAE makes "
-                f"{self.vae.config['latent_channels']}: a text-to-image checkpoint is needed"
+                f"{self.vae_config['latent_channels']}: a text-to-image checkpoint is needed"
             )
-        if self.vae.config.get("latents_mean") is not None:
+        if self.vae_config.get("latents_mean") is not None:
             raise CheckpointError("the VAE states latents_mean: only scaling_factor and shift_factor are understood")
         if pipeline.components[family.trainable_name].config.get("time_cond_proj_dim"):
             raise CheckpointError(
@@ -137,6 +146,18 @@ class Policy:
         self.process = family.process(pipeline, self.latent_shape)
         self._schedules: dict[tuple[int, str | None], Schedule] = {}
         self.empty_prompt: Conditioning | None = None  # what guidance pushes away from; encoded when first needed
+
+    @property
+    def has_vae(self) -> bool:
+        """Whether the VAE was loaded."""
+        return self.pipeline.vae is not None
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """What makes images of latents, and latents of images. Raises: ConfigError if it was not loaded."""
+        if not self.has_vae:
+            raise ConfigError("images cannot be decoded or encoded: this policy was loaded without its VAE")
+        return self.pipeline.vae
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +172,8 @@ class Policy:
 
         but_trainable: for learners, whose engine and files want what learns in the usual order.
         """
-        for module in (self.vae,) if but_trainable else (self.vae, self.trainable):
+        vae = [self.vae] if self.has_vae else []
+        for module in vae if but_trainable else [*vae, self.trainable]:
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] torch's overload
         return self
 
@@ -168,10 +190,10 @@ class Policy:
         device = next(encoders[0].parameters()).device
         return self.family.encode(self.pipeline, list(prompts), self.size_px, device).to(self.device)
 
-    def text_encoders_to(self, device: torch.device | str) -> None:
-        """Move what `encode` needs alone; the network and the VAE stay where they are."""
+    def text_encoders_to(self, place: torch.device | str | torch.dtype) -> None:
+        """Move or cast what `encode` needs alone; the network and the VAE stay as they are."""
         for encoder in self._text_encoders():
-            encoder.to(device)
+            encoder.to(place)  # pyright: ignore[reportCallIssue, reportArgumentType] torch's overload
 
     def drop_text_encoders(self) -> None:
         """Free the text encoders' memory once all prompts are encoded; `encode` raises from then on."""
@@ -366,11 +388,11 @@ class Policy:
 
     @property
     def _vae_scale(self) -> float:
-        return self.vae.config["scaling_factor"]
+        return self.vae_config["scaling_factor"]
 
     @property
     def _vae_shift(self) -> float:
-        return self.vae.config["shift_factor"] or 0.0
+        return self.vae_config["shift_factor"] or 0.0
 
 
 def _covering(images: Tensor, size_px: tuple[int, int]) -> Tensor:

@@ -75,6 +75,10 @@ class Backbones:
         self._kept[key] = make()
         return self._kept[key]
 
+    def unload(self) -> None:
+        """Free all of them."""
+        self._kept.clear()
+
     def _load(self, model: ModelRef, dtype: str) -> Policy:
         policy = load_policy(checkpoint_path(model.checkpoint), dtype=dtype, device=self.device).to_channels_last()
         if model.role is not None and model.version is not None:

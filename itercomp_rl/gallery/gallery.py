@@ -69,6 +69,12 @@ class Gallery:
             )
         return drawn.images
 
+    def unload(self) -> None:
+        """Free every model that draws or plans; they are loaded again when they are next needed."""
+        self._systems = {name: system for name, system in self._systems.items() if name in WITHOUT_MODELS}
+        self.backbones.unload()
+        self.planners.unload()
+
     def _system(self, name: str) -> GallerySystem:
         if name not in SYSTEMS:
             raise ConfigError(f"system is {name!r}: must be one of {', '.join(SYSTEMS)}")
@@ -86,6 +92,7 @@ def _drawn(system: GallerySystem, model: ModelRef, prompts: Sequence[str], seeds
         raise DivergedError(f"{model.name} ({model.checkpoint}): {error}; the batch's prompts: {asked}") from error
 
 
+WITHOUT_MODELS = ("folder", "endpoint")  # systems that hold no model here
 SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {
     "text": lambda gallery: TextSystem(gallery.backbones),
     "rpg": lambda gallery: Rpg(gallery.backbones, gallery.planners),

@@ -24,6 +24,10 @@ class ProbeGrader:
         self._store, self._trunk, self._aspects, self._device = store, trunk, aspects, device
         self._held: dict[Key, RewardEnsemble] = {}
 
+    def unload(self) -> None:
+        """Free the reward models."""
+        self._held.clear()
+
     def grade(
         self, order: ProbeOrder, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]], scorer: ImageScorer
     ) -> dict[str, Any]:

@@ -1,11 +1,21 @@
-"""How many members of a pooled role there are, and how many of them may work at one time."""
+"""How many members of a pooled role there are, how many of them may work at one time, and what members share."""
 
-from itercomp_rl.config.schema import ActorsConfig
+from itercomp_rl.config.schema import ActorsConfig, Config
 
 
 def share_processes(actors: ActorsConfig) -> bool:
     """Whether every sampler has a roller in its process, and they are one pool."""
     return actors.autoscale and actors.layout == "separate"
+
+
+def rollers_borrow(config: Config) -> bool:
+    """Whether a roller uses the network of a policy learner in its process, in place of one of its own.
+
+    Not under ZeRO-3, where a rank holds a part of each weight and all ranks must ask for the whole at the same time.
+    """
+    engine = config.policy.engine
+    has_whole = engine.kind != "deepspeed" or engine.zero_stage < 3
+    return config.actors.layout == "shared" and has_whole
 
 
 def num_members(actors: ActorsConfig, kind: str) -> int:

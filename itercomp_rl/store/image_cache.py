@@ -10,7 +10,6 @@ half-written, has a wrong one and counts as missing. So nobody waits for anybody
 
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +20,8 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
+
+from itercomp_rl.files.node_folder import node_folder
 
 log = logging.getLogger(__name__)
 
@@ -161,17 +162,11 @@ def open_cache(gib: float) -> ImageCache | None:
     """The cache of this node and user, in the folder for temporary files (TMPDIR); None where `gib` is 0."""
     if gib <= 0:
         return None
-    folder = Path(tempfile.gettempdir()) / f"itercomp-rl-{os.getuid()}"
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
+        return ImageCache(node_folder() / "images", int(gib * GIB))
     except OSError as error:
-        log.warning("images are read from the store each time: the cache %s cannot be made (%s)", folder, error)
+        log.warning("images are read from the store each time: the cache cannot be used (%s)", error)
         return None
-    if folder.is_symlink() or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        log.warning("images are read from the store each time: others can write to the cache %s; delete it", folder)
-        return None
-    return ImageCache(folder / "images", int(gib * GIB))
 
 
 def _crc(octets: NDArray[np.uint8]) -> bytes:

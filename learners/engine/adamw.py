@@ -15,9 +15,10 @@ class Clipping(torch.optim.Optimizer):
     which DeepSpeed asks any optimiser.
     """
 
-    def __init__(self, params: Iterable[Tensor], spec: EngineSpec) -> None:
+    def __init__(self, params: Iterable[Tensor], spec: EngineSpec, **settings: bool | None) -> None:
+        """settings: what the AdamW takes besides."""
         # lr 0 until it is set for an update: deepspeed makes a step of its own that must not decay the weights
-        adamw = {"lr": 0.0, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+        adamw = {"lr": 0.0, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay, **settings}
         super().__init__(params, **adamw)  # type: ignore[arg-type]  # the next class in line is an AdamW
         self.max_norm = spec.grad_clip
         self.overflow = False
@@ -31,7 +32,16 @@ class Clipping(torch.optim.Optimizer):
 
 
 class ClippedAdamW(Clipping, torch.optim.AdamW):
-    """torch's AdamW."""
+    """torch's AdamW, on a GPU its fused kernel."""
+
+    def __init__(self, params: Iterable[Tensor], spec: EngineSpec) -> None:
+        params = list(params)
+        super().__init__(params, spec, fused=is_fused(params))
+
+
+def is_fused(params: Iterable[Tensor]) -> bool | None:
+    """The `fused` argument of AdamW: True on a GPU, where its default makes temporaries as large as the weights."""
+    return True if all(p.device.type == "cuda" for p in params) else None
 
 
 def clip(params: list[Tensor], max_norm: float) -> tuple[float, bool]:

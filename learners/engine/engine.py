@@ -1,12 +1,14 @@
 """What an engine promises: it turns gradients into weights. Plain torch (plain.py) and DeepSpeed (zero.py) keep it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
+from itercomp_rl.errors import CheckpointError
 from learners.engine.spec import Group
 
 
@@ -53,6 +55,18 @@ class Engine(Protocol):
         """
         ...
 
+    def masters(self, ema: bool = True) -> dict[str, Tensor]:
+        """As `weights`, in float32 as Adam has them: what another training can go on from without a rounding."""
+        ...
+
+    def refine(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        """Start masters and moving average at float32 values of which the module's weights are the roundings.
+
+        For every trained parameter, before the first update; nothing happens in fp32, where the weights are the
+        masters. Raises: CheckpointError if a value is missing, or its rounding is not the weight that the module has.
+        """
+        ...
+
     def ema_swapped(self) -> AbstractContextManager[None]:
         """While open, the module holds the moving average (its weights, where none is kept): to score, not to train."""
         ...
@@ -86,3 +100,22 @@ def share_of(sizes: Mapping[str, int], group: Group | None) -> frozenset[str]:
         loads[rank] += size
         shares[rank].append(name)
     return frozenset(shares[group.rank if group else 0])
+
+
+def refining(params: Mapping[str, nn.Parameter], values: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The values of trained parameters in float32 on their device, each name once; others are passed over.
+
+    Raises: CheckpointError at the end if a parameter got none.
+    """
+    left = dict(params)
+    for name, value in values:
+        if (p := left.pop(name, None)) is not None:
+            yield name, value.to(p.device, torch.float32)
+    if left:
+        raise CheckpointError(f"{len(left)} trained weights have no float32 value to start from, {min(left)} the first")
+
+
+def check_rounding(name: str, value: Tensor, weight: Tensor) -> None:
+    """Raises: CheckpointError unless the weight is the value's rounding to its own dtype."""
+    if value.shape != weight.shape or not torch.equal(value.to(weight.dtype), weight):
+        raise CheckpointError(f"the weights of {name} are no rounding of those it should start from: other weights")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from itercomp_rl.errors import ConfigError, DivergedError
 from learners.engine.adamw import ClippedAdamW
-from learners.engine.engine import share_of
+from learners.engine.engine import check_rounding, refining, share_of
 from learners.engine.rendezvous import join_group
 from learners.engine.shard import Shard, fingerprint
 from learners.engine.spec import DTYPES, EngineSpec, Group
@@ -26,7 +26,7 @@ class PlainEngine:
 
     def __init__(self, module: nn.Module, spec: EngineSpec, group: Group | None, device: torch.device) -> None:
         self.spec, self.group = spec, group
-        self.module = module.to(device)
+        self.module: nn.Module = module.to(device)
         self._cast_parameters(DTYPES[spec.dtype])
         if group is not None:
             join_group(group)
@@ -71,6 +71,17 @@ class PlainEngine:
         with self.shard.holding(ema):
             return {name: p.detach().to("cpu", copy=True) for name, p in self.params.items() if name in self.own}
 
+    def masters(self, ema: bool = True) -> dict[str, Tensor]:
+        source = self.shard.ema if ema and self.shard.ema else self.shard.masters
+        return {name: source[name].detach().to("cpu", copy=True) for name in self.params if name in self.own}
+
+    def refine(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        if self.spec.dtype != "fp32":
+            for name, value in refining(self.params, values):
+                check_rounding(name, value, self.params[name])
+                self.shard.masters[name].copy_(value)
+            self.shard.restart_average()
+
     def ema_swapped(self) -> AbstractContextManager[None]:
         return self.shard.ema_swapped()
 
@@ -90,19 +101,27 @@ class PlainEngine:
 
     @torch.no_grad()
     def _hand_over_gradients(self) -> None:
-        """Gives every master the gradient of its parameter: in fp32, averaged over the ranks."""
+        """Gives every master the gradient of its parameter: in fp32, averaged over the ranks.
+
+        A parameter's own gradient is freed as soon as it is copied, so that the two sets are never complete at once.
+        """
         pairs = [(p, self.shard.masters[name]) for name, p in self.params.items()]
         world_size = self.group.world_size if self.group else 1
         if world_size == 1:
             for p, master in pairs:
                 if master is not p:
                     master.grad = None if p.grad is None else p.grad.float()
+                    p.grad = None
             return
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p, _ in pairs]
-        bucket = torch.cat([g.reshape(-1).float() for g in grads])
+        bucket = torch.zeros(sum(p.numel() for p, _ in pairs), device=pairs[0][0].device)
+        flats = bucket.split([p.numel() for p, _ in pairs])
+        for (p, _), flat in zip(pairs, flats, strict=True):
+            if p.grad is not None:
+                flat.copy_(p.grad.reshape(-1))
+                p.grad = None
         dist.all_reduce(bucket)
         bucket /= world_size
-        for (p, master), flat in zip(pairs, bucket.split([p.numel() for p, _ in pairs]), strict=True):
+        for (p, master), flat in zip(pairs, flats, strict=True):
             master.grad = flat.view_as(p)
 
     def _drop_gradients(self) -> None:

@@ -115,6 +115,12 @@ class Shard:
         """Count updates from 0 again; weights, moments and moving average go on as they are."""
         self.updates = 0
 
+    @torch.no_grad()
+    def restart_average(self) -> None:
+        """Let the moving average begin at the masters as they are now."""
+        for name, average in self.ema.items():
+            average.copy_(self.masters[name])
+
     @contextmanager
     def ema_swapped(self) -> Iterator[None]:
         """Exchanges masters and moving average, and back on the way out."""
@@ -231,7 +237,9 @@ class Shard:
             state = self.adam.state[master]
             for name in ("exp_avg", "exp_avg_sq"):
                 state.setdefault(name, torch.zeros_like(master))
-            state["step"] = torch.tensor(float(steps))
+            # a fused AdamW counts where its weights are, any other on the CPU
+            place = master.device if self.adam.defaults.get("fused") else "cpu"
+            state["step"] = torch.tensor(float(steps), device=place)
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"master/{name}": m.detach() for name, m in self.masters.items()}

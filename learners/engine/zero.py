@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from itercomp_rl.errors import ConfigError, DivergedError
 from learners.engine.adamw import ClippedAdamW
-from learners.engine.engine import share_of
+from learners.engine.engine import check_rounding, refining, share_of
 from learners.engine.rendezvous import join_group
 from learners.engine.shard import Shard, fingerprint
 from learners.engine.spec import EngineSpec, Group
@@ -69,8 +70,10 @@ class ZeroEngine:
         # switch for platforms that lack it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend=self.group.backend, auto_mpi_discovery=False, verbose=False)
+        self._deepspeed = deepspeed
         self._gather = deepspeed.zero.GatheredParameters
         self.params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.shapes = {name: p.shape for name, p in self.params.items()}  # before stage 3 cuts them up
         self.own = share_of({name: p.numel() for name, p in self.params.items()}, self.group)
         parameters = fingerprint(module)
         self.adam = self._make_adam()
@@ -116,6 +119,24 @@ class ZeroEngine:
             copies = {name: self._copy(p, keep=name in self.own) for name, p in self.params.items()}
         return {name: copy for name, copy in copies.items() if name in self.own}
 
+    def masters(self, ema: bool = True) -> dict[str, Tensor]:
+        if self.spec.dtype == "fp32":
+            return self.weights(ema)
+        with self.shard.holding(ema):
+            copies = {name: self._master(name, p, keep=name in self.own) for name, p in self.params.items()}
+        return {name: copy for name, copy in copies.items() if name in self.own}
+
+    @torch.no_grad()
+    def refine(self, values: Iterable[tuple[str, Tensor]]) -> None:
+        if self.spec.dtype == "fp32":
+            return
+        for name, value in refining(self.params, values):
+            p = self.params[name]
+            with self._gather([p]) if self.spec.zero_stage == 3 else nullcontext():
+                check_rounding(name, value, p)
+            self._set_master(name, p, value)
+        self.shard.restart_average()
+
     def ema_swapped(self) -> AbstractContextManager[None]:
         return self.shard.ema_swapped()
 
@@ -134,7 +155,8 @@ class ZeroEngine:
         if spec.zero_stage == 0:
             return ClippedAdamW(params, spec)
         # From stage 1 on it sees but a part of every gradient: deepspeed takes the norm over all ranks, and clips.
-        return torch.optim.AdamW(params, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+        settings = {"betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+        return torch.optim.AdamW(params, lr=0.0, fused=True if self.device.type == "cuda" else None, **settings)
 
     def _clear_gradient_sums(self) -> None:
         """Makes stage 3 add every gradient to a sum that starts at 0.
@@ -170,6 +192,26 @@ class ZeroEngine:
                 optimizer._reassign_or_swap_out_partitioned_parameters(i)
             if optimizer.persistent_parameters:
                 optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    def _master(self, name: str, p: nn.Parameter, *, keep: bool) -> Tensor:
+        """The whole master of a parameter on the CPU, or nothing of it; ranks that share it out all ask together."""
+        if self.spec.zero_stage == 0:
+            whole: Tensor = self.shard.masters[name]
+        else:
+            whole = self._deepspeed.utils.safe_get_full_fp32_param(p)
+        return whole.detach().to("cpu", copy=True).view(self.shapes[name]) if keep else torch.empty(0)
+
+    def _set_master(self, name: str, p: nn.Parameter, value: Tensor) -> None:
+        """Give this rank's part of a parameter's master the values of a whole one."""
+        if self.spec.zero_stage == 0:
+            self.shard.masters[name].copy_(value)
+        elif self.spec.zero_stage < 3:
+            self._deepspeed.utils.safe_set_full_fp32_param(p, value)
+        else:
+            # deepspeed's own setter leaves out that the last rank's part may be padded
+            part, _ = self._engine.optimizer._get_fp32_opt_state_partition(p, release_swap_buffers=False)
+            padded = torch.nn.functional.pad(value.flatten(), (0, part.numel() * self.group.world_size - value.numel()))
+            part.copy_(padded.narrow(0, part.numel() * self.group.rank, part.numel()))
 
     def _copy(self, p: nn.Parameter, *, keep: bool) -> Tensor:
         """The whole parameter on the CPU, or nothing of it; under stage 3 all ranks gather it, whoever keeps it."""

@@ -85,6 +85,31 @@ def test_an_exported_run_is_a_pipeline_an_adapter_reward_models_and_a_card(
     assert "2 of 40 held-out prompts were trained on too, such as 'a red cup'" in text
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_is_merged_in_fp32_though_it_learned_in_bf16_and_rounded_once(
+    dtype: torch.dtype, run: tuple[Config, Store], tmp_path: Path
+) -> None:
+    config, store = run
+    config = load_config("tiny", [f"run.dir={config.run.dir}", "policy.lora.rank=2", "policy.engine.dtype=bf16"])
+    name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    folder = export_run(config, store, tmp_path / "out", round_=1, licence=OTHER, dtype=name)
+    saved = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    base = load_policy(checkpoint_path(config.policy.model)).trainable.state_dict()
+    adapter = weights.open_version(store, "policy", 0).load()
+    merged = [key.replace(".lora_A.default", "") for key in adapter if ".lora_A." in key]
+    assert len(merged) == len(adapter) / 2
+    for key in merged:
+        a, b = (adapter[key.replace(".weight", f".lora_{part}.default.weight")] for part in "AB")
+        expected = base[key.replace(".base_layer", "")] + 6 / 2 * (b @ a)
+        tight = 2**-8 if dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(saved[key].float(), expected, rtol=tight, atol=1e-6)
+        assert saved[key].dtype == dtype
+    assert (
+        load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")["decoder.conv_in.weight"].dtype
+        == torch.float32
+    )
+
+
 def test_a_round_that_was_not_evaluated_says_so(run: tuple[Config, Store], tmp_path: Path) -> None:
     config, store = run
     (config.run_folder / "results.json").unlink()

@@ -49,6 +49,28 @@ def test_it_fits_the_gpus_that_it_asks_for(config: Config) -> None:
         assert table.count(f" {kind}-") >= num
 
 
+ON_ONE_GPU = [
+    *("actors.layout=shared", "actors.processes=1", "actors.rollers.count=1", "actors.policy_learners.count=1"),
+    *(f"actors.{role}.gpus=1" for role in ("judges", "rollers", "reward_learners")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "gib"),
+    [
+        ("flux_lora", [], 48),
+        ("itercomp_sdxl", ["policy.engine.kind=plain", "policy.engine.zero_stage=0"], 80),
+    ],
+)
+def test_an_adapter_of_flux_and_all_weights_of_sdxl_fit_one_gpu_with_a_tenth_to_spare(
+    name: str, overrides: list[str], gib: int
+) -> None:
+    config = load_config(name, [*ON_ONE_GPU, *overrides, f"actors.gpu_gib={0.9 * (gib - 1)}"])
+    [spec] = workers(config)
+    assert spec.gpus == 1
+    check_memory(config, {spec.label: ([role.name for role in spec.roles], spec.gpus)})
+
+
 def test_the_plan_command_says_what_it_will_do(config: Config) -> None:
     name = next(name for name in REAL if name.startswith(config.run.name.replace("-", "_")))
     found = CliRunner().invoke(main, ["plan", name])

@@ -84,6 +84,20 @@ def test_a_role_killed_once_in_every_moment_changes_nothing(role: str, undisturb
     check(kills, undisturbed, tmp_path)
 
 
+@pytest.mark.slow
+def test_a_roller_that_borrows_the_learner_s_network_changes_nothing_though_the_learner_is_killed(
+    tmp_path: Path,
+) -> None:
+    config = small_config(tmp_path / "alone")
+    store = open_store(config.store_url, create=True, durable=False)
+    finished(config, store, [], network="in learners' order")
+    kills = [
+        Kill(role="policy_learner", moment="policy", how=how, nth=nth) for how, nth in (("after", 1), ("before", 3))
+    ]
+    kills.append(Kill(role="roller", moment="second round", how="after"))
+    check(kills, outcome(config, store), tmp_path / "borrowed", network="borrowed")
+
+
 @pytest.mark.parametrize(("role", "nth"), covering(["sampler", "judge", "policy_learner", "driver"], range(3)))
 def test_kills_while_a_round_is_probed_change_neither_what_is_kept_nor_where_it_ends(
     role: str, nth: int, undisturbed_probes: dict, tmp_path: Path

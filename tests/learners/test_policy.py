@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.rolled_network import OwnNetwork
 from actors.roller import Roller
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
@@ -81,7 +82,7 @@ def prompts_of(config: Config) -> tuple[str, ...]:
 
 
 def roller_of(config: Config, store: Store) -> Roller:
-    return Roller(store, config.policy, CPU, prompts_of(config))
+    return Roller(OwnNetwork(store, config.policy, CPU, prompts_of(config)), config.policy)
 
 
 def rolled(config: Config, store: Store, index: int, version: int = 0, number: int = 0) -> Rollout:
@@ -351,3 +352,31 @@ def test_a_compiled_roller_walks_the_same_way_under_every_version(sd: Path, stor
         found.append(compiled.roll(work).latents)
         np.testing.assert_allclose(found[-1], plain.roll(work).latents, rtol=1e-3, atol=1e-4)
     assert not np.allclose(*found, atol=1e-3), "the compiled network must see new weights"
+
+
+def test_bf16_learners_start_from_the_checkpoint_s_own_precision_and_rounds_publish_in_fp32(
+    sd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = open_store((tmp_path / "store").as_uri(), create=True)
+    trunk = load_reward(Path(checkpoint_path("embedded:trunk")))
+    weights.publish(own, "reward-attribute", 0, trunk.state_dict(), {})
+    config = settings(sd, "policy.engine.dtype=bf16", "policy.engine.ema=0.5", "policy.engine.lr=1e-3")
+    released = dict(load_policy(sd).trainable.named_parameters())
+    learner = opened(config, own, order(1), tmp_path / "first")
+    assert learner._task is not None
+    masters = learner._task.engine.masters()
+    assert all(torch.equal(masters[name], p) for name, p in released.items())
+    live = weights.open_version(own, "live-1", 0).load()
+    assert all(torch.equal(live[name], p.bfloat16()) for name, p in released.items())
+    learner.update(0, [rolled(config, own, 0, number=1)])
+    average = learner._task.engine.masters()
+    learner.publish({})
+    published = weights.open_version(own, "policy", 0).load()
+    assert all(torch.equal(published[name], tensor) for name, tensor in average.items())
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in published.values())
+    # Another run folder has no state to go on from: the next round starts from what was published, unrounded.
+    following = opened(config, own, order(2, round_=1, start=0), tmp_path / "elsewhere")
+    assert "goes on from its published average" in caplog.text
+    assert following._task is not None
+    begun = following._task.engine.masters()
+    assert all(torch.equal(begun[name], tensor) for name, tensor in published.items())

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,35 @@ def be_a_rank(orders: dict[str, Any], rank: int, world_size: int, port: int, out
         facts[name]["untouched"] = same(first.weights(False), second.weights(False)) and second.updates == 4
         train(second, range(4, 5), rank, world_size, orders["micro"])
         facts[name]["updates"] = second.updates
+        if world_size > 1:
+            facts[name]["refined"] = refined(EngineSpec(**SETTINGS, **case | {"dtype": "bf16"}), group)
         for engine in (first, second):
             engine.close()
     if world_size == 1:
         facts["alone"] = be_alone(Path(orders["pair"]), settings)
     (out / f"facts-{rank}.json").write_text(json.dumps(facts))
+
+
+def refined(spec: EngineSpec, group: Group | None) -> bool:
+    """Whether masters and average of a bf16 engine begin at exactly the fp32 values that its weights are rounded from.
+
+    And go on from them: after an update of no rate they are the same, and so are the module's weights.
+    """
+    values = {name: p.detach().clone() for name, p in Net(seed=0).named_parameters()}
+    engine = open_engine(Net(seed=0).bfloat16(), replace(spec, lr=0.0), group, CPU)
+    if all(torch.equal(master, values[name]) for name, master in engine.masters().items()):
+        return False  # rounded they must be, before
+    rounded = engine.weights()
+    engine.refine(values.items())
+    is_exact = [all(torch.equal(m, values[name]) for name, m in engine.masters(ema).items()) for ema in (True, False)]
+    complaint(CheckpointError, lambda: engine.refine((name, value + 1) for name, value in values.items()))
+    complaint(CheckpointError, lambda: engine.refine([]))
+    engine.backward(engine.module(batch(0)).float().square().mean())
+    engine.step()
+    is_same = all(torch.equal(m, values[name]) for name, m in engine.masters(False).items())
+    stays = same(rounded, engine.weights()) and same(rounded, engine.weights(ema=False))
+    engine.close()
+    return all(is_exact) and is_same and stays
 
 
 def be_alone(pair: Path, settings: dict[str, Any]) -> dict[str, str]:

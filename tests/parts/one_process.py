@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from actors.judge import Judge
+from actors.rolled_network import LearnersNetwork, OwnNetwork, RolledNetwork
 from actors.roller import Roller
 from actors.sampler import Sampler
 from itercomp_rl.config.load import load_config
@@ -105,6 +106,13 @@ class Process:
         self._held: Any = None
         self._clock_calls: int | None = None  # left until death; a publication asks the time as it begins and ends
 
+    @property
+    def held(self) -> Any:
+        """The role itself, made again after a death; Any: each has methods of its own."""
+        if self._held is None:
+            self._held = self._make(self._store)
+        return self._held
+
     def forget(self) -> None:
         """Die idle."""
         self._held = None
@@ -126,14 +134,13 @@ class Process:
         return found
 
     def _work(self, method: str, arguments: tuple[Any, ...], kill: Kill | None) -> Any:
-        if self._held is None:
-            self._held = self._make(self._store)
+        held = self.held
         if kill is not None and kill.how == "before":
             raise _Killed
         if arguments and isinstance(arguments[0], DrawOrder) and self.run.kills_sampler(arguments[0]):
             raise _Killed
         self._clock_calls = 2 if kill is not None and kill.how == "writing" else None
-        found = getattr(self._held, method)(*arguments)
+        found = getattr(held, method)(*arguments)
         if kill is not None:
             raise _Killed
         return found
@@ -158,8 +165,12 @@ class OneProcessRun:
         samplers: int = 1,
         seed: int = 0,
         deadly: Collection[tuple[str, str]] = (),
+        network: str = "own",
     ) -> None:
-        """deadly: (model, prompt id) that no sampler survives."""
+        """deadly: (model, prompt id) that no sampler survives.
+
+        network: what the roller denoises with: its own | "in learners' order" | "borrowed" from the policy learner.
+        """
         self.deadly = set(deadly)
         self.config, self.store, self.kills, self.plan = config, store, kills, Plan(config=config)
         self.random, self.moment = random.Random(seed), ""
@@ -172,7 +183,13 @@ class OneProcessRun:
 
         self.samplers = [Process("sampler", self, lambda s: Sampler(s, gallery, CPU)) for _ in range(samplers)]
         self.judge = Process("judge", self, lambda s: Judge(s, config, CPU, images(s)))
-        self.roller = Process("roller", self, lambda s: Roller(s, policy, CPU, texts))
+
+        def rolled_network(store: Store) -> RolledNetwork:
+            if network == "borrowed":
+                return LearnersNetwork(lambda: self.policy.held, policy.max_policy_lag)
+            return OwnNetwork(store, policy, CPU, texts, as_learners=network == "in learners' order")
+
+        self.roller = Process("roller", self, lambda s: Roller(rolled_network(s), policy))
         self.rewards = {
             aspect: Process(
                 "reward_learner",

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from actors.rolled_network import LearnersNetwork, OwnNetwork, RolledNetwork
 from actors.roller import Roller
 from itercomp_rl.config.load import load_config
 from itercomp_rl.config.schema import Config
-from itercomp_rl.items import PolicyOrder, RewardReport
+from itercomp_rl.items import PolicyOrder, RewardReport, RolloutOrder
 from itercomp_rl.plan import Plan
-from itercomp_rl.store.store import open_store
+from itercomp_rl.store.store import Store, open_store
 from learners.engine.spec import Group
 from learners.policy import PolicyLearner
 
@@ -51,7 +53,9 @@ def learn(folder: Path, cases: dict[str, list[str]], group: Group) -> dict[str, 
     """Gradient norms of every update by case; each case has a store of its own, `<folder>/<case>/store`."""
     config = settings(folder)
     plan = Plan(config=config)
-    roller = Roller(open_store((folder / "store").as_uri()), config.policy, CPU, plan.rolled_prompts)
+    roller = Roller(
+        OwnNetwork(open_store((folder / "store").as_uri()), config.policy, CPU, plan.rolled_prompts), config.policy
+    )
     rollouts = [roller.roll(plan.rollout_order(0, index, BASE)) for index in range(4 * UPDATES)]
     report = RewardReport(aspect="attribute", version=0, accuracy=1.0, num_pairs=9, mean=0.0, std=1.0, weight=1.0)
     rewards = {aspect: replace(report, aspect=aspect) for aspect in ("attribute", "spatial")}
@@ -67,8 +71,20 @@ def learn(folder: Path, cases: dict[str, list[str]], group: Group) -> dict[str, 
         batches = [rollouts[start : start + 4] for start in range(0, 4 * UPDATES, 4)]
         shares = [batch[group.rank :: group.world_size] for batch in batches]
         norms[name] = [learner.update(number, share, 4)["grad_norm"] for number, share in enumerate(shares)]
+        if chosen.policy.engine.zero_stage < 3:
+            check_borrowed(learner, chosen, store, Plan(config=chosen).rollout_order(0, 0, ("live", UPDATES)))
         learner.publish(order.rewards)
     return norms
+
+
+def check_borrowed(learner: PolicyLearner, config: Config, store: Store, order: RolloutOrder) -> None:
+    """Whatever engine is around the learner's network, it rolls out the version that it published, bit for bit."""
+    own = OwnNetwork(store, config.policy, CPU, [prompt.text for prompt in order.prompts], as_learners=True)
+    borrowed = LearnersNetwork(lambda: learner, config.policy.max_policy_lag)
+    networks: tuple[RolledNetwork, ...] = (own, borrowed)
+    one, other = (Roller(network, config.policy).roll(order) for network in networks)
+    assert one.version == other.version == UPDATES
+    assert np.array_equal(one.latents, other.latents)
 
 
 def be_a_rank(orders: dict[str, Any], rank: int, port: int) -> None:

@@ -65,6 +65,10 @@ class Planners:
         self._chats: dict[str, Chat] = {}
         self._down: dict[str, tuple[float, PlannerError]] = {}  # until when, and why
 
+    def unload(self) -> None:
+        """Free the language models of this process; endpoints keep what is known of them."""
+        self._chats = {name: chat for name, chat in self._chats.items() if self._settings[name].kind != "transformers"}
+
     def regions(self, planner: str | None, prompts: Sequence[str]) -> list[tuple[Regions, dict[str, Any]]]:
         """A plan for each prompt, with the note that goes beside its image.
 

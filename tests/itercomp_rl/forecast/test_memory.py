@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from itercomp_rl.config.load import load_config
-from itercomp_rl.config.schema import Config
+from itercomp_rl.config.schema import Config, EngineConfig
 from itercomp_rl.diffusion.denoise import image_generators
 from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.lora import Lora, add_lora
 from itercomp_rl.errors import ConfigError
 from itercomp_rl.files.checkpoint_path import checkpoint_path
 from itercomp_rl.forecast.machine import ram_bytes
-from itercomp_rl.forecast.memory import GIB, Need, ProcessNeed, check_memory, need, reward_sizes
+from itercomp_rl.forecast.memory import GIB, PROCESS_BYTES, ProcessNeed, Turns, check_memory, process_need
 from itercomp_rl.forecast.model_sizes import KNOWN, kept_bytes, num_params, sizes
+from itercomp_rl.forecast.role_memory import Need, encoded_prompt_bytes, need, reward_sizes, training_bytes
 from itercomp_rl.reward.checkpoint import load_reward
 from itercomp_rl.reward.published import load_any_reward
 from tests.itercomp_rl.gallery.planning.test_planners import make_chat
@@ -218,13 +219,79 @@ def test_a_vision_language_model_counts_where_judges_load_it(tmp_path: Path) -> 
     assert judges("judge.first_round=vlm", "judge.vlm.url=http://localhost:8000/v1") == 0
 
 
-def test_learners_in_one_process_take_turns() -> None:
-    def place(*needs: tuple[str, int]) -> int:
-        roles = tuple(Need(role=role, parts={"x": size * GIB}) for role, size in needs)
-        return ProcessNeed(label="a", gpus=0, needs=roles).total - ProcessNeed(label="a", gpus=0, needs=()).total
+ALL_TURNS = Turns(draw_or_learn=True, reward_or_policy=True)
 
-    assert place(("policy_learner-0", 5), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 6 * GIB
-    assert place(("policy_learner-0", 3), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 5 * GIB
+
+def place(*needs: tuple[str, int], turns: Turns = ALL_TURNS) -> float:
+    """GiB of a process on a GPU beside what it takes without roles."""
+    roles = tuple(Need(role=role, parts={"x": size * GIB}) for role, size in needs)
+    empty = ProcessNeed(label="a", gpus=1, needs=())
+    return (ProcessNeed(label="a", gpus=1, needs=roles, turns=turns).total - empty.total) / GIB
+
+
+def test_learners_in_one_process_take_turns() -> None:
+    assert place(("policy_learner-0", 5), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 6
+    assert place(("policy_learner-0", 3), ("reward_learner-a", 2), ("reward_learner-b", 2), ("roller-0", 1)) == 5
+    both = Turns(draw_or_learn=True, reward_or_policy=False)
+    assert place(("policy_learner-0", 3), ("reward_learner-a", 2), ("roller-0", 1), turns=both) == 6
+
+
+def test_samplers_and_judges_take_turns_with_the_learners_of_their_process_and_with_nobody_else() -> None:
+    roles = (("sampler-0", 7), ("judge-0", 2), ("policy_learner-0", 5))
+    assert place(*roles) == 9
+    assert place(*roles, ("reward_learner-a", 20)) == 20
+    assert place(*roles, turns=Turns(draw_or_learn=False, reward_or_policy=True)) == 14
+    assert place(("sampler-0", 7), ("judge-0", 2), ("roller-0", 5)) == 14
+
+
+def test_what_a_config_lets_overlap_does_not_take_turns() -> None:
+    def turns(*overrides: str) -> tuple[bool, bool]:
+        found = Turns.of(load_config("quickstart", list(overrides)))
+        return found.draw_or_learn, found.reward_or_policy
+
+    assert turns() == (True, True)
+    assert turns("evaluation.probe_every=5") == (False, True)
+    assert turns("reward.rankings_first=1") == (False, True)
+    assert turns("policy.reward_updates_first=10") == (True, False)
+    joining = "gallery.members.attribute.join_round=1"
+    assert turns(joining) == (False, True)  # drawn ahead while the first round learns
+    assert turns(joining, "gallery.rounds_ahead=0") == turns(joining, "run.rounds=1") == (True, True)
+
+
+def test_a_roller_beside_a_learner_needs_no_network_and_one_elsewhere_needs_no_vae() -> None:
+    config = load_config("quickstart", ["policy.engine.kind=plain", "policy.engine.zero_stage=0"])
+    both = ("policy_learner-0", "roller-0")
+    assert config.actors.layout == "shared"
+    assert need(config, "roller-0", on_gpu=True, beside=both).total == 0
+    alone = need(config, "roller-0", on_gpu=True, beside=("sampler-0", "roller-0")).parts
+    assert alone["network"] == need(config, "policy_learner-0", on_gpu=True).parts["network"]
+    assert "VAE" not in alone
+    zero3 = load_config("quickstart", ["policy.engine.kind=deepspeed", "policy.engine.zero_stage=3"])
+    assert need(zero3, "roller-0", on_gpu=True, beside=both).parts["network"] == alone["network"]
+
+
+def test_ram_is_the_process_images_read_ahead_and_the_weights_that_pass_through_it() -> None:
+    settings = ["policy.engine.kind=plain", "policy.engine.zero_stage=0", "store.image_memory_mib=100"]
+    settings += ["actors.policy_learners.count=1"]
+    fp32, bf16 = (load_config("quickstart", [*settings, f"policy.engine.dtype={dtype}"]) for dtype in ("fp32", "bf16"))
+    found = sizes(checkpoint_path(fp32.policy.model), fp32.policy.size_px)
+    weights, text, vae = found.network_params, found.text_params, found.vae_params
+    roles = ["policy_learner-0"]
+    base = PROCESS_BYTES["cpu"] + 100 * 2**20
+    # Published: a copy and a flat array of it, in fp32. Loaded on its way to a GPU: everything in the engine's dtype.
+    assert process_need(fp32, "a", roles, 0.0).ram == base + 8 * weights
+    assert process_need(fp32, "a", roles, 1.0).ram == base + max(8 * weights, 4 * (weights + text + vae))
+    assert process_need(bf16, "a", roles, 1.0).ram == base + max(8 * weights, 2 * (weights + text) + 4 * vae)
+    assert process_need(bf16, "a", ["roller-0"], 1.0).ram == PROCESS_BYTES["cpu"] + 2 * (weights + text)
+    assert process_need(fp32, "a", ["roller-0"], 0.0).ram == PROCESS_BYTES["cpu"] + 4 * weights
+    assert "images read ahead 0.10" in check_memory(fp32, {"a": (roles, 0.0)})
+
+
+def test_files_of_encoded_prompts_are_counted_once_and_for_no_process() -> None:
+    config = load_config("quickstart", ["policy.pretraining_weight=0", "prompts.policy=64"])
+    found = sizes(checkpoint_path(config.policy.model), config.policy.size_px)
+    assert encoded_prompt_bytes(config) == 64 * found.prompt_numbers * 4
+    assert "encoded prompts" not in need(config, "roller-0", on_gpu=False).parts
 
 
 def test_gallery_images_of_the_pre_training_loss_count_with_the_rollout_that_they_learn_beside() -> None:
@@ -253,13 +320,27 @@ def test_a_copy_of_the_base_counts_where_all_weights_are_held_near_it_and_an_ada
 
 
 def test_training_state_is_counted_by_stage_and_optimizer() -> None:
-    # 4 bytes a weight: gradient 4, moments 8, average 4; bf16 adds masters, ZeRO shares out, 8 bits shrink the moments.
-    from itercomp_rl.forecast.memory import _training
+    # Bytes a weight: gradient 4, moments 8, average 4; bf16 halves the gradient and adds masters of 4, ZeRO shares out,
+    # 8 bits shrink the moments to 2. At a step of the plain engine a bf16 gradient of 2 becomes one of 4, tensor by
+    # tensor: 2 more; several ranks fill one flat fp32 tensor of 4 while their gradients are there.
+    def of(engine: EngineConfig, ranks: int, *, on_gpu: bool = True, activations: int = 0) -> list[int]:
+        return [*training_bytes(engine, 100, ranks, on_gpu=on_gpu, activations=activations).values()]
 
     engine = replace(load_config("quickstart").policy.engine, kind="plain", zero_stage=0, ema=0.9)
-    assert _training(engine, 100, 2) == {"gradients": 400, "optimizer": 800, "moving average": 400}
+    assert of(engine, 1) == [400, 800, 400, 0]
+    assert of(engine, 2) == [400, 800, 400, 400]
     bf16 = replace(engine, dtype="bf16")
-    assert _training(bf16, 100, 2) == {"gradients": 200, "optimizer": 1200, "moving average": 400}
-    assert _training(replace(bf16, optimizer="adamw_8bit"), 100, 2)["optimizer"] == 600
-    zero3 = replace(bf16, kind="deepspeed", zero_stage=3, ema=0.0)
-    assert _training(zero3, 100, 2) == {"gradients": 100, "optimizer": 600, "moving average": 0}
+    assert of(bf16, 1) == [200, 1200, 400, 200]
+    assert of(bf16, 2) == [200, 1200, 400, 400]
+    assert of(bf16, 2, activations=150) == [200, 1200, 400, 250]
+    assert of(bf16, 2, activations=500) == [200, 1200, 400, 0]
+    assert of(replace(bf16, optimizer="adamw_8bit"), 1)[1] == 600
+    # DeepSpeed: sums in fp32 at stage 0; from stage 1 on a bucket (here all 100 weights) of 2, and of each rank's half
+    # of the weights an fp32 gradient at the step and, but for the fused AdamW of a GPU, two temporaries.
+    zero0 = replace(bf16, kind="deepspeed", zero_stage=0, ema=0.0)
+    assert of(zero0, 2) == [600, 1200, 0, 0]
+    assert of(replace(zero0, zero_stage=1), 2) == [200 + 200, 600, 0, 200]
+    assert of(replace(zero0, zero_stage=2), 2) == of(replace(zero0, zero_stage=3), 2) == [100 + 200, 600, 0, 200]
+    assert of(replace(zero0, zero_stage=2), 2, on_gpu=False) == [100 + 200, 600, 0, 200 + 400]
+    big = training_bytes(replace(zero0, zero_stage=2), 10**10, 4, on_gpu=True)
+    assert big["gradients"] == 2 * 10**10 // 4 + 2 * 5 * 10**8

@@ -90,6 +90,13 @@ def test_two_ranks_with_two_micro_batches_train_as_one_plain_rank(
     check_against_plain(name, *pair, {"kind": "plain"}, tol=1e-5)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_masters_of_bf16_weights_begin_at_the_fp32_values_that_were_rounded(
+    name: str, pair: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    assert [facts[name]["refined"] for facts in pair[1]] == [True, True]
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name != "plain"])
 def test_one_zero_rank_trains_as_one_plain_rank(name: str, alone: tuple[Path, list[dict[str, Any]]]) -> None:
     check_against_plain(name, *alone, {"kind": "plain"}, tol=1e-5)
