@@ -21,7 +21,7 @@ install: .venv/installed  ## make .venv and install the project in it (CPU torch
 	fi
 	touch $@
 
-quickstart: install  ## run the main job: three rounds in the embedded world, 5 to 12 minutes on two cores
+quickstart: install  ## run the main job: five rounds in the embedded world, about ten minutes on two cores
 	$(BIN)/itercomp run quickstart $(ARGS)
 
 tiny: install  ## a whole run in about a minute, to see every part at work

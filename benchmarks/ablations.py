@@ -31,8 +31,12 @@ VARIANTS: dict[str, list[str]] = {
     "late-steps": [f"policy.mid_low={_STEPS - 4}", f"policy.mid_high={_STEPS - 1}"],
     "one-long-round": ["run.rounds=1", f"policy.updates={_UPDATES}"],
     "frozen-rewards": ["reward.refresh=false"],
-    # An upper bound: a scorer that knows the whole world before any pair is drawn.
-    "knowing-trunk": ["reward.trunk=embedded:conv_trunk"],
+    # An upper bound: a scorer that knows the whole world before any pair is drawn, in the setting that suits it.
+    "upper-bound": [
+        *("reward.trunk=embedded:conv_trunk", "run.rounds=3", "policy.updates=80", "prompts.gallery=400"),
+        *("judge.later_rounds=reward", "reward.updates=100", "reward.centering=0", "reward.weights.attribute=1"),
+        *("reward.engine.lr=1e-4", "reward.engine.lr_schedule=constant", "policy.aspect_gradients=sum"),
+    ],
     "not-centered": ["reward.centering=0"],
     "gradients-added": ["policy.aspect_gradients=sum"],
     "slow-rewards": ["reward.engine.lr=1e-4", "reward.engine.lr_schedule=constant"],
