@@ -81,9 +81,8 @@ class RewardLearner:
         check_attention("reward.attention", self._settings.attention, dtype, self._device)
         model.attention = self._settings.attention
         self._order, self._model = order, model.to(self._device).train()
-        self._engine = open_engine(
-            self._model, engine_spec(self._settings.engine, self._settings.updates), None, self._device
-        )
+        total_steps = max(1, self._settings.updates)  # a control makes none, under whatever schedule the run has
+        self._engine = open_engine(self._model, engine_spec(self._settings.engine, total_steps), None, self._device)
         for earlier in range(order.round):  # of a process that was killed before it could
             drop_checkpoints(self._checkpoints, _stem(order.aspect, earlier))
         if newest := newest_checkpoint(self._checkpoints, _stem(order.aspect, order.round)):

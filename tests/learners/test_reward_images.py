@@ -128,6 +128,15 @@ def test_centred_rewards_of_each_pair_come_nearer_to_zero(store: Store) -> None:
     assert off_center[1.0] < 0.5 * off_center[0.0]
 
 
+def test_a_model_that_makes_no_update_is_published_as_its_trunk_under_any_schedule(tmp_path: pathlib.Path) -> None:
+    store = make_store(tmp_path, {"good": (32, 32), "bad": (32, 32)})
+    made = learner(store, "reward.updates=0", "reward.engine.lr_schedule=cosine")
+    before = {name: t.clone() for name, t in made._opened()[1].state_dict().items() if not name.startswith("reward_")}
+    assert made.publish().num_pairs > 0
+    version = weights.open_version(store, "reward-attribute", 0).load()
+    assert all(torch.equal(version[name], tensor) for name, tensor in before.items())
+
+
 def test_a_reward_model_learns_in_bf16(store: Store) -> None:
     made = learner(store, "reward.batch=8", "reward.engine.dtype=bf16")
     assert np.isfinite(made.advance(2)["loss"])
