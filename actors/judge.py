@@ -87,7 +87,7 @@ class Judge:
 
     def unload(self) -> None:
         """Free every model in this process; the next order loads what it needs. An endpoint's scorer stays."""
-        self._version = self._ensemble = None
+        self._version = self._ensemble = self._metrics = None
         self._probes.unload()
         has_endpoint = self._config.judge.vlm.url is not None
         kept = {kind: scorer for kind, scorer in self._scorers.items() if kind == "vlm" and has_endpoint}
@@ -106,7 +106,7 @@ class Judge:
         return self._grader
 
     def _measured(self, prompts: Sequence[Prompt], images: Sequence[NDArray[np.uint8]]) -> list[dict[str, float]]:
-        """What evaluation.metrics say of images [H, W, 3], whatever their prompt is about."""
+        """Score images [H, W, 3] by every one of evaluation.metrics, whatever aspects their prompts have."""
         sources = self._config.evaluation.metrics
         if self._metrics is None:
             self._metrics = RewardScorer(sources, self._device)

@@ -34,7 +34,7 @@ class Held:
 
 
 class RolledNetwork(Protocol):
-    """What gives a roller the policy for an order."""
+    """A RolledNetwork provides a roller with the policy for each rollout order."""
 
     def held_for(self, order: RolloutOrder) -> Held:
         """The policy under the version that the order names, or under a newer one where the config allows a lag."""

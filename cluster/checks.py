@@ -152,6 +152,7 @@ def check_preferences(config: Config) -> None:
     an aspect that nothing teaches, as there is no gallery.
     """
     aspects, total = config.prompts.aspects, Counter[str]()
+    has_founders = any(member.join_round == 0 for member in config.gallery.members.values())
     for folder in config.reward.preferences:
         found = count_rankings(open_preferences(folder))
         if not any(aspect in found for aspect in aspects):
@@ -162,10 +163,10 @@ def check_preferences(config: Config) -> None:
         total += found
     for aspect in aspects if config.reward.preferences else ():
         log.info("%s: %d imported rankings", aspect, total[aspect])
-        if not config.gallery.members and not total[aspect]:
+        if not has_founders and not total[aspect]:
             raise ConfigError(
-                f"reward.preferences holds nothing under {aspect!r} of prompts.aspects, and gallery.members is empty: "
-                "import preferences under it, or take the aspect out"
+                f"reward.preferences holds nothing under {aspect!r} of prompts.aspects, and no member of "
+                "gallery.members has join_round 0: import preferences under it, or take the aspect out"
             )
 
 

@@ -202,3 +202,8 @@ def test_settings_named_in_the_documentation_exist() -> None:
     }
     assert len(named) > 15
     assert named - keys == set()
+
+
+def test_no_page_has_a_place_that_is_still_to_be_filled() -> None:
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    assert [str(page) for page in pages if re.search(r"@@\w+@@", page.read_text(encoding="utf-8"))] == []

@@ -98,7 +98,9 @@ def counts(plan: "Plan") -> "Table":
     @cache
     def drawn_side(model: "ModelRef") -> int:
         if model.system == "folder":
-            return side_of(model, open_folder(model.checkpoint))
+            folder = open_folder(model.checkpoint)
+            used = (image for prompt in plan.gallery_prompts for image in folder.images_of(prompt.text))
+            return side_of(model, next(used, None))
         return model.size_px or drawn_px(checkpoint_path(model.checkpoint), None)
 
     from itercomp_rl.forecast.role_memory import published_bytes

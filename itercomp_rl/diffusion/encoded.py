@@ -21,6 +21,9 @@ from itercomp_rl.network.hub import fetch_file
 log = logging.getLogger(__name__)
 
 
+ENCODING = 1  # raised whenever a family encodes a prompt otherwise than before, so that earlier files are left alone
+
+
 class EncodedPrompts:
     """Conditioning by prompt: SDXL's takes 0.3 MiB a prompt in bf16, FLUX's 4 MiB.
 
@@ -125,6 +128,7 @@ def encoder_key(
         content = {str(source): fetch_file(str(source), "model_index.json").parent.name}  # a commit, in the hub's cache
     on_gpu = device.type == "cuda"
     facts = {
+        "format": ENCODING,
         "content": content,
         "pipeline": checkpoint.pipeline,
         "variant": checkpoint.variant,

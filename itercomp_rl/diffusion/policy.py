@@ -154,7 +154,7 @@ class Policy:
 
     @property
     def vae(self) -> AutoencoderKL:
-        """What makes images of latents, and latents of images. Raises: ConfigError if it was not loaded."""
+        """The VAE decodes latents to images and encodes images to latents. Raises: ConfigError if it was not loaded."""
         if not self.has_vae:
             raise ConfigError("images cannot be decoded or encoded: this policy was loaded without its VAE")
         return self.pipeline.vae

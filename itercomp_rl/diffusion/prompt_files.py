@@ -42,7 +42,7 @@ class NoRoomError(OSError):
 
 
 def digest_of(prompt: str) -> str:
-    """What a file calls a prompt."""
+    """Return the SHA-256 hex digest by which a file identifies a prompt."""
     return hashlib.sha256(prompt.encode()).hexdigest()
 
 

@@ -48,7 +48,10 @@ def off_palette_mean(store: Store, ids: Sequence[str]) -> Mean | None:
 
 
 def load_metric(store: Store, plan: Plan, model: ModelRef, name: str) -> list[Graded]:
-    """What one of evaluation.metrics says of a model's held-out images, in the order every model shares."""
+    """Load the scores that one of evaluation.metrics gave a model's held-out images, in the order every model shares.
+
+    Images without a score are left out.
+    """
     ids = [order.id for order in plan.evaluation_orders(model)]
     rows = [row for id_ in ids for row in store.get(GRADES, id_).attrs["rows"]]
     return [

@@ -1,6 +1,7 @@
-"""What stands beside the scores: other metrics, and what a gain may have cost.
+"""This module reports other metrics beside the scores, and the side effects that a gain may have had.
 
-Costs are forgetting (denoising loss), artefacts (off-palette) and combinations learned by heart.
+The side effects are forgetting (denoising loss), artefacts (off-palette pixels) and memorised combinations (scores on
+seen prompts minus scores on unseen ones).
 """
 
 import math

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,12 @@ def appearing(path: Path) -> Iterator[Path]:
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a path at which to write a file that then replaces `path` in one step; an error leaves `path` as it was.
 
-    The folder must exist. Processes may replace the same file at the same time: the last one to finish wins, whole.
+    The folder must exist. Processes and threads may replace the same file at the same time: the last one to finish
+    wins, whole.
     Args: durable: return only when the file and its name are on the disk, so that a power cut cannot take them.
     Raises: OSError.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.new")
     try:
         yield new
         if durable:

@@ -20,9 +20,10 @@ READERS = ("judge-", "reward_learner-", "policy_learner-")  # how the names of r
 
 @dataclass(frozen=True, kw_only=True)
 class Turns:
-    """What never works at the same time, so that of a process only the larger part counts.
+    """These flags state which roles of a process never work at the same time.
 
-    Turns(draw_or_learn=True, reward_or_policy=True)
+    If two roles take turns, only the larger of their needs counts.
+    Example: Turns(draw_or_learn=True, reward_or_policy=True)
     """
 
     draw_or_learn: bool  # samplers and judges free their models when a learner of their process begins
@@ -70,7 +71,7 @@ class ProcessNeed:
 
 
 def process_need(config: Config, label: str, roles: Sequence[str], gpus: float) -> ProcessNeed:
-    """What a process of these roles needs."""
+    """Estimate the memory that a process with these roles needs. gpus: its share of a GPU, 0 for none."""
     return ProcessNeed(
         label=label,
         gpus=gpus,

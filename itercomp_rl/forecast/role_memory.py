@@ -1,4 +1,4 @@
-"""What each role holds in memory, by what it is for: estimated from configurations alone."""
+"""This module estimates the memory of each role, split by purpose, without loading any weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class Need:
 
 
 def need(config: Config, role: str, *, on_gpu: bool, beside: Sequence[str] = ()) -> Need:
-    """Of one role, by its name: need(config, "policy_learner-0", on_gpu=True). beside: all roles of its process."""
+    """Estimate the memory that one role needs in its process.
+
+    Example: need(config, "policy_learner-0", on_gpu=True). beside: the names of all roles in the same process; a
+    roller that uses the network of a policy learner among them holds no weights.
+    """
     kind = role.split("-")[0]
     if kind == "roller" and rollers_borrow(config) and any(other.startswith("policy_learner-") for other in beside):
         return Need(role=role, parts={})  # it uses the learner's network
@@ -64,7 +68,10 @@ def _text(config: Config, parts: Mapping[str, int], on_gpu: bool) -> dict[str, i
 
 
 def encoded_prompt_bytes(config: Config) -> int:
-    """Of the files of encoded prompts that the processes of a node share: rolled prompts, and those regularised on."""
+    """Estimate the size of the encoded-prompt files that the processes of a node share.
+
+    They hold the prompts of rollouts and, if the policy is regularised on gallery images, the prompts of the gallery.
+    """
     policy, found = config.policy, _policy_sizes(config)
     num = min(config.prompts.policy, policy.updates * policy.batch * config.run.rounds)
     num += config.prompts.gallery if _is_regularised(policy) else 0
@@ -230,14 +237,17 @@ def _is_asked(config: Config, judge: str) -> bool:
 
 
 def _vlm_bytes(config: Config) -> int:
-    """Of a vision-language model that judges load; one behind an endpoint takes nothing here."""
+    """Return the size of the vision-language model that judges load; a model behind an endpoint counts as 0."""
     vlm = config.judge.vlm
     is_loaded = _is_asked(config, "vlm") and vlm.url is None
     return _model_bytes(vlm.model) if is_loaded and vlm.model else 0
 
 
 def _compbench_bytes(config: Config) -> int:
-    """Of the models that T2I-CompBench's metrics score this config's aspects with, to rank and to grade."""
+    """Return the size of the models with which T2I-CompBench's metrics score this config's aspects.
+
+    Models that rank and models that grade are counted separately.
+    """
     judge, found = config.judge, 0
     is_asked = judge.later_rounds == "t2i_compbench" and config.run.rounds > 1
     for named, is_used in (
@@ -318,7 +328,10 @@ _NEEDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSizes:
-    """Of one aspect's reward model: parameters, those that learn, and fp32 bytes kept per image."""
+    """The reward model has `params` parameters, of which `trained` are trained.
+
+    The two byte counts are the fp32 activations that autograd keeps for each image.
+    """
 
     params: int
     trained: int

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itercomp_rl.config.schema import GalleryConfig
+from itercomp_rl.config.schema import EXTERNAL, GalleryConfig
 from itercomp_rl.errors import ConfigError, DivergedError, GalleryError
 from itercomp_rl.gallery.backbone import Backbones
 from itercomp_rl.gallery.external.endpoint_system import EndpointSystem
@@ -53,7 +53,7 @@ class Gallery:
             for start in range(0, len(prompts), self._batch)
         ]
         return Drawn(
-            images=np.concatenate([part.images for part in parts]),
+            images=_joined(parts),
             notes=tuple(note for part in parts for note in part.notes),
             missing={i * self._batch + row: why for i, part in enumerate(parts) for row, why in part.missing.items()},
         )
@@ -71,7 +71,7 @@ class Gallery:
 
     def unload(self) -> None:
         """Free every model that draws or plans; they are loaded again when they are next needed."""
-        self._systems = {name: system for name, system in self._systems.items() if name in WITHOUT_MODELS}
+        self._systems = {name: system for name, system in self._systems.items() if name in EXTERNAL}
         self.backbones.unload()
         self.planners.unload()
 
@@ -83,6 +83,20 @@ class Gallery:
         return self._systems[name]
 
 
+def _joined(parts: Sequence[Drawn]) -> NDArray[np.uint8]:
+    """The images of all batches; one that lacks all of its images need not have their size."""
+    shape = next((part.images.shape[1:] for part in parts if len(part.missing) < len(part.images)), None)
+    if shape is None:
+        return np.concatenate([part.images for part in parts])
+    lacks_all = [len(part.missing) == len(part.images) for part in parts]
+    return np.concatenate(
+        [
+            np.zeros((len(part.images), *shape), np.uint8) if is_black else part.images
+            for part, is_black in zip(parts, lacks_all, strict=True)
+        ]
+    )
+
+
 def _drawn(system: GallerySystem, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
     """One batch; what goes wrong in its numbers is told with the model and the prompts."""
     try:
@@ -92,7 +106,6 @@ def _drawn(system: GallerySystem, model: ModelRef, prompts: Sequence[str], seeds
         raise DivergedError(f"{model.name} ({model.checkpoint}): {error}; the batch's prompts: {asked}") from error
 
 
-WITHOUT_MODELS = ("folder", "endpoint")  # systems that hold no model here
 SYSTEMS: dict[str, Callable[[Gallery], GallerySystem]] = {
     "text": lambda gallery: TextSystem(gallery.backbones),
     "rpg": lambda gallery: Rpg(gallery.backbones, gallery.planners),

@@ -72,8 +72,8 @@ class RemoteScorer:
                 return response
             reason = f"status {response.status_code}"
         raise JudgeError(
-            f"the scorer {self._url} gave no answer in {MAX_RETRIES + 1} tries, the last: {reason}; start it again, or "
-            "give another address, and go on with --resume"
+            f"the scorer {self._url} gave no answer in {MAX_RETRIES + 1} tries, the last: {reason}; start it again "
+            "at this address, and go on with --resume"
         )
 
     def _scores(self, response: httpx.Response, num: int) -> list[float | None]:

@@ -50,10 +50,18 @@ def take_in(store: Store, folders: Sequence[str]) -> int:
     """Copy imported preferences with their images into a run's store; returns how many records were new there.
 
     Images come first: a preferences record is not there before all that it refers to.
+    Raises: ConfigError if the run's store holds preferences that none of the folders has; then nothing is copied.
     """
+    sources = [open_preferences(folder) for folder in folders]
+    known = {id_ for source in sources for id_ in source.ids(PREFERENCES)}
+    if others := [id_ for id_ in store.ids(PREFERENCES) if id_ not in known]:
+        raise ConfigError(
+            "reward.preferences holds other preferences than this run began with: its store has "
+            f"{', '.join(others[:3])}, which none of {', '.join(folders)} has. Name the folders that it began with, or "
+            "give run.name another name to begin a run with these"
+        )
     new = 0
-    for folder in folders:
-        source = open_preferences(folder)
+    for source in sources:
         for kind in (IMAGES, PREFERENCES):
             new += sum(store.copy(source, record_place(kind, id_)) for id_ in source.ids(kind))
     return new

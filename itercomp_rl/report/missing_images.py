@@ -1,4 +1,4 @@
-"""How many images a run lacks of members whose images are made elsewhere, and why."""
+"""This module counts the missing images of gallery members whose images are made elsewhere, with the reasons."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ def missing_tree(store: Store, plan: Plan) -> dict[str, Any]:
 
 
 def missing_sentences(tree: Mapping[str, Any]) -> list[str]:
-    """What a reader of the scores must know: of which members not every image was compared or graded."""
+    """Return one sentence for each member and set of images (gallery or held-out) from which images are missing."""
     return list(_sentences(tree))
 
 

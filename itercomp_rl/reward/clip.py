@@ -110,7 +110,10 @@ class AestheticConfig:
 
 
 class ClipScorer(Scorer):
-    """What the reward models on CLIP share: its vision tower, whose unit embedding is an image's features."""
+    """This base class holds the CLIP vision tower that all CLIP reward models share.
+
+    The features of an image are its unit-length embedding.
+    """
 
     clip: CLIPModel | CLIPVisionModelWithProjection
     config: ClipConfig | AestheticConfig
@@ -149,7 +152,7 @@ class ClipScorer(Scorer):
         """The image's unit embedding [B,D]."""
         hidden_BND = self._run_blocks(hidden, num_blocks, len(self.blocks))
         pooled = self.clip.vision_model.post_layernorm(hidden_BND[:, 0])
-        return F.normalize(self.clip.visual_projection(pooled), dim=-1)
+        return F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
 
     def _run_blocks(self, hidden_BND: Tensor, first: int, end: int) -> Tensor:
         with kernel(self.attention):
@@ -191,9 +194,10 @@ class ClipReward(ClipScorer):
         # No mask: attention is causal, and the state that CLIP pools, at the first end mark, sees no padding after it.
         clip = self._both_towers
         text = clip.text_model(input_ids=input_ids.reshape(-1, input_ids.shape[-1])).pooler_output
-        text_unit = F.normalize(clip.text_projection(text), dim=-1).view(*input_ids.shape[:-1], -1)
+        # In float32: a cosine of .2 rounded to bf16, times the temperature, would come in steps of an eighth.
+        text_unit = F.normalize(clip.text_projection(text).float(), dim=-1).view(*input_ids.shape[:-1], -1)
         image = image_features if text_unit.ndim == image_features.ndim else image_features.unsqueeze(1)
-        return (image * text_unit).sum(-1) * clip.logit_scale.exp()
+        return (image.float() * text_unit).sum(-1) * clip.logit_scale.float().exp()
 
     def freeze_lower(self, fix_rate: float) -> list[str]:
         super().freeze_lower(fix_rate)
@@ -228,7 +232,7 @@ class AestheticReward(ClipScorer):
             )
 
     def score_tokens(self, image_features: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        score_B = self.head(image_features).squeeze(-1)
+        score_B = self.head(image_features.to(self.clip.dtype)).squeeze(-1)
         return score_B if input_ids.ndim == 2 else score_B.unsqueeze(1).expand(input_ids.shape[:-1])
 
     def tokenize(self, prompts: Sequence[str]) -> TextTokens:

@@ -28,7 +28,10 @@ CUSTOM_BATCH = 16  # images of one call
 
 
 class CustomScorer(Protocol):
-    """What a class must have; it is made once in every process, with the device that it is to use."""
+    """A user's scorer class must have these members.
+
+    Every process that scores with the class makes its own instance and passes the device to use.
+    """
 
     differentiable: bool  # whether a gradient goes from a score to the image, so that a policy can climb it
 

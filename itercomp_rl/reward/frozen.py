@@ -40,7 +40,10 @@ class FrozenReward:
         self.mean, self.std = 0.0, 1.0
 
     def prepared(self, prompts: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """What scores images [B,3,H,W] in 0..1 under these prompts, standardised; float32 [B], with gradient."""
+        """Return a function that scores images [B,3,H,W] in 0..1 under these prompts.
+
+        Its scores are standardised, float32 [B], and differentiable in the images.
+        """
         if (model := self._model) is not None:
             text = model.tokenize(prompts)
             return lambda images: self._standardised(model.score(images, *text))
@@ -92,7 +95,10 @@ class FrozenRewards:
         return tuple(self.rewards)
 
     def prepared(self, prompts: Sequence[str]) -> Callable[[Tensor], dict[str, Tensor]]:
-        """What scores images [B,3,H,W] in 0..1 under these prompts by every term."""
+        """Return a function that scores images [B,3,H,W] in 0..1 under these prompts by every term.
+
+        It returns the standardised scores [B] of each term by name.
+        """
         by_name = {name: reward.prepared(prompts) for name, reward in self.rewards.items()}
         return lambda images: {name: score(images) for name, score in by_name.items()}
 

@@ -56,6 +56,8 @@ class DataFile:
         Raises: ConfigError for columns of no known form.
         """
         self.path, self._source, self._options = path, source, options
+        self._folder = options.images or path.parent
+        self._real_folder = self._folder.resolve()
         self._is_parquet = path.suffix.lower() == ".parquet"
         self._holds_bytes = column_kinds(path) if self._is_parquet else {}
         columns = list(self._holds_bytes) if self._is_parquet else self._first_columns()
@@ -96,7 +98,7 @@ class DataFile:
             if not any(name in row for name in PROMPTS):
                 raise ValueError(f"it has none of {', '.join(PROMPTS)}")
             stated = self.form.read(row)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ConfigError(f"{str(self.path)!r}, {place} is wrong: {error}") from error
         if isinstance(stated, str):
             return stated
@@ -112,7 +114,10 @@ class DataFile:
         return replace(stated, ranking=f"{self._source}/{stated.ranking}")
 
     def image(self, place: str, row: Row, shown: Shown) -> bytes | Path:
-        """The bytes of an image, or where it lies. Raises: ConfigError that names the row."""
+        """The bytes of an image, or where it lies.
+
+        Raises: ConfigError that names the row, also for a path that leads out of the folder that paths count from.
+        """
         value = row.get(shown.column)
         if shown.index is not None:
             value = value[shown.index] if isinstance(value, list) and shown.index < len(value) else None
@@ -122,7 +127,13 @@ class DataFile:
             return value
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{str(self.path)!r}, {place} has no image under {shown.column}, but {value!r:.80}")
-        return (self._options.images or self.path.parent) / value
+        path = self._folder / value
+        if not path.resolve().is_relative_to(self._real_folder):
+            raise ConfigError(
+                f"{str(self.path)!r}, {place}: its image {value!r} lies outside of {str(self._folder)!r}: name the "
+                "folder that holds all images, and that paths count from (--images; --images / allows every path)"
+            )
+        return path
 
     def has_paths(self, shown: Shown) -> bool:
         """Whether a column names files, so that the first reading can look for them."""

@@ -58,7 +58,6 @@ class Form:
     needs: frozenset[str]  # besides the prompt
     images: frozenset[str]
     read: Callable[[Row], Stated | str]
-    has_aspect: bool = False
 
 
 def form_of(columns: Collection[str]) -> Form | None:
@@ -81,8 +80,16 @@ def _prompt(row: Row) -> str:
 
 
 def _place(value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or value < 1:
         raise ValueError(f"its {name} is {value!r}: places are whole numbers from 1, the best")
+    return int(value)
+
+
+def _seed(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or not -(2**63) <= value < 2**63:
+        raise ValueError(f"its seed is {value!r:.80}: a whole number of 64 bits is needed")
     return int(value)
 
 
@@ -92,14 +99,14 @@ def _words(row: Row, name: str, default: str) -> str:
 
 
 def _own(row: Row) -> Stated:
-    aspect, score, seed = row["aspect"], row.get("score"), row.get("seed")
+    aspect, score = row["aspect"], row.get("score")
     if not isinstance(aspect, str) or not aspect:
         raise ValueError(f"its aspect is {aspect!r}: a name is needed")
     shown = Shown(
         column="image",
         place=_place(row["place"], "place"),
         model=_words(row, "model", "image"),
-        seed=None if seed is None else int(seed),
+        seed=_seed(row.get("seed")),
         score=None if score is None else float(score),
     )
     return Stated(prompt=_prompt(row), shown=(shown,), ranking=str(row["ranking"]), aspect=aspect)
@@ -183,7 +190,6 @@ FORMS = (
         needs=frozenset({"ranking", "image", "aspect", "place"}),
         images=frozenset({"image"}),
         read=_own,
-        has_aspect=True,
     ),
     Form(
         name="ImageRewardDB",

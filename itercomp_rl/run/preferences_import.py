@@ -139,16 +139,18 @@ def _write(store: Store, files: Sequence[DataFile], counted: _Counted, options: 
 
 def _part(file: DataFile, place: str, row: Row, stated: Stated, images: ImageWriter) -> Part | None:
     """None if an image of it cannot be read and may be left out."""
-    try:
-        refs = []
-        for shown in stated.shown:
-            source = file.image(place, row, shown)
-            key = _key(source)
-            if (ref := images.find(key)) is None:
-                ref = images.add(key, file.load(place, source), stated, shown)
-            refs.append(ref)
+    sources = [file.image(place, row, shown) for shown in stated.shown]
+    keys = [_key(source) for source in sources]
+    try:  # all are loaded before any is kept: a row that is left out leaves no image behind
+        named = zip(keys, sources, strict=True)
+        new = {key: file.load(place, source) for key, source in named if images.find(key) is None}
     except UnreadableError:
         return None
+    refs = []
+    for key, shown in zip(keys, stated.shown, strict=True):
+        if (ref := images.find(key)) is None:
+            ref = images.add(key, new[key], stated, shown)
+        refs.append(ref)
     return Part(stated=stated, refs=tuple(refs))
 
 

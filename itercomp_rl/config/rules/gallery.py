@@ -47,6 +47,9 @@ def _without_founders(config: Config) -> None:
         ("stay_near_base", config.policy.stay_near_base),
     ):
         require(value == 0, f"policy.{name}", value, rule)
+    frozen = list(config.policy.frozen_rewards)
+    rule = "are calibrated on the gallery's images, and no member of gallery.members has join_round 0: leave them out"
+    require(not frozen, "policy.frozen_rewards", frozen, rule)
 
 
 def _member(key: str, member: MemberConfig) -> None:
@@ -60,7 +63,10 @@ def _member(key: str, member: MemberConfig) -> None:
 
 
 def _external(key: str, member: MemberConfig, endpoints: Mapping[str, ImageEndpointConfig]) -> None:
-    """What a folder and an endpoint need, and the settings that nothing would read."""
+    """Check that a folder or endpoint member has the settings it needs and none that nothing would read.
+
+    Any other member must not name an endpoint.
+    """
     if member.system != "endpoint":
         require(member.endpoint is None, f"{key}.endpoint", member.endpoint, "is for system endpoint alone")
     if not member.is_external:

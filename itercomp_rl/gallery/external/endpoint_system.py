@@ -24,7 +24,7 @@ class EndpointSystem:
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
         """As GallerySystem says; a row is missing whose prompt the endpoint refuses, or does not answer in time.
 
-        Raises also: GalleryError if the endpoint is down or refuses every request.
+        Raises also: GalleryError if the endpoint is down, or refuses many images in a row for one reason.
         """
         assert model.size_px is not None, "checked with the config"
         answers = self._endpoint(model.endpoint).draw(model, prompts, seeds)

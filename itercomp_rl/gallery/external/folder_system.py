@@ -36,7 +36,7 @@ class FolderSystem:
                 found[row] = own[seed]
             else:
                 missing[row] = f"the folder holds {len(own)} images of the prompt" if own else "no image of the prompt"
-        side = side_of(model, folder)
+        side = side_of(model, next(iter(found.values()), None))
         images = np.zeros((len(prompts), side, side, 3), np.uint8)
         for row, image in found.items():
             images[row] = _sized(image, load_image(image, model.size_px), side)
@@ -46,12 +46,11 @@ class FolderSystem:
         return Drawn(images=images, notes=notes, missing=missing)
 
 
-def side_of(model: ModelRef, folder: ImageFolder) -> int:
-    """The side of every image that a folder gives: the member's, or its first image's."""
+def side_of(model: ModelRef, first: PromptImage | None) -> int:
+    """The side of all images: the member's, or that of the first image that is used, or 1 where none is used."""
     if model.size_px is not None:
         return model.size_px
-    first = next(iter(folder.images.values()))[0]
-    return load_image(first, None).shape[0]
+    return 1 if first is None else load_image(first, None).shape[0]
 
 
 def _sized(image: PromptImage, pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from itercomp_rl.config.schema import ImageEndpointConfig
 from itercomp_rl.errors import ConfigError, GalleryError
 from itercomp_rl.files.pictures import PictureError, decode, squared
-from itercomp_rl.gallery.planning.endpoint import ABOUT_THE_PROMPT
+from itercomp_rl.gallery.planning.endpoint import ABOUT_THE_PROMPT, CONTENT_FILTER, general_reason
 from itercomp_rl.items import ModelRef
 from itercomp_rl.network.endpoint import Endpoint, is_worth_a_retry, retry_wait_s
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 SEEDS = 2**31  # servers keep a seed in 32 bits
 NUM_FAILED_IN_A_ROW = 3  # images without any answer after all retries, and no other answered: the endpoint is down
+NUM_REFUSED_IN_A_ROW = 8  # images refused for one reason, and none drawn between them: the reason is no prompt's
 _NEED_NOT_BE_SENT = ("response_format", "seed")  # some servers refuse these
 
 
@@ -59,11 +60,15 @@ class ImageEndpoint:
         self._left_out: frozenset[str] = frozenset()  # fields that the server refused
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
+        self._refused_in_a_row = 0  # for one reason, since the last drawn image; a filter's refusals do not count
+        self._refused_because = ""
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> list[Answer]:
         """An answer for each prompt and seed, in their order.
 
-        Raises: GalleryError if the endpoint is down, or refuses every request; ConfigError if an image is not square.
+        Raises: GalleryError if the endpoint is down, refuses the request as such, or refuses so many images in a row
+        for one reason that it is no prompt's (a content filter's refusals do not count); ConfigError if an image is not
+        square.
         """
         pool = ThreadPoolExecutor(max_workers=self._settings.parallel)
         try:
@@ -90,9 +95,7 @@ class ImageEndpoint:
                 reason = f"status {response.status_code}"
                 continue
             if response.status_code in ABOUT_THE_PROMPT:
-                self._answered()
-                why = f"refused with status {response.status_code}: {self._said(response)}"
-                return Answer(image=None, why=why, is_refused=True)
+                return self._refused(prompt, response)
             if response.status_code != 200:
                 raise GalleryError(
                     f"{self._key}.url is {settings.url!r}: status {response.status_code}: {self._said(response)}"
@@ -103,7 +106,8 @@ class ImageEndpoint:
             except (ValueError, KeyError, IndexError, TypeError, binascii.Error) as error:
                 reason = f"no image as base64 in the OpenAI images protocol ({error}): {self._said(response)!r}"
                 continue
-            self._answered()
+            with self._lock:
+                self._failed_in_a_row = self._refused_in_a_row = 0
             note = {"endpoint": self._name, "seed": sent.get("seed")}
             if revised := found.get("revised_prompt"):
                 note["revised_prompt"] = str(revised)
@@ -138,15 +142,30 @@ class ImageEndpoint:
             ) from error
 
     def _said(self, response: httpx.Response) -> str:
-        return self._endpoint.hidden(response.text[:200])
+        return self._endpoint.hidden(response.text)[:200]
 
     @property
     def _key(self) -> str:
         return f"gallery.endpoints.{self._name}"
 
-    def _answered(self) -> None:
+    def _refused(self, prompt: str, response: httpx.Response) -> Answer:
+        """Raises: GalleryError where so many images in a row were refused for one reason that it is no prompt's."""
+        why = f"refused with status {response.status_code}: {self._said(response)}"
+        refused = Answer(image=None, why=why, is_refused=True)
         with self._lock:
             self._failed_in_a_row = 0
+            if CONTENT_FILTER.search(response.text):
+                return refused
+            reason = general_reason(response.text, prompt)
+            self._refused_in_a_row = self._refused_in_a_row + 1 if reason == self._refused_because else 1
+            self._refused_because = reason
+            if self._refused_in_a_row < NUM_REFUSED_IN_A_ROW:
+                return refused
+        raise GalleryError(
+            f"{self._key}.url is {self._settings.url!r}, which draws no more: the last image was {why} "
+            f"({NUM_REFUSED_IN_A_ROW} images in a row for one reason, which is then no prompt's). Mend that, and go on "
+            "with --resume: committed images are kept"
+        )
 
     def _failed(self, reason: str) -> Answer:
         """Raises: GalleryError where so many images in a row failed that the endpoint must be down."""

@@ -5,7 +5,8 @@
 
 It may be a .csv as well, and may be called metadata, as `datasets` and this project's own export of images call it.
 
-Without a manifest a file, or a folder with the files of one prompt, is named for the prompt or its id:
+Without a manifest a file, or a folder with the files of one prompt, is named for the prompt or its id (names that begin
+with a dot, and folders __MACOSX, are left out):
 
     closed/a red cup.png      closed/a red cup_000003.png      closed/4f1c0a93d2b75e68.webp      closed/a red cup/1.png
 """
@@ -97,7 +98,10 @@ def _by_name(folder: Path) -> dict[str, tuple[PromptImage, ...]]:
     for file in sorted(folder.rglob("*"), key=_natural):
         if file.suffix.lower() not in SUFFIXES or not file.is_file():
             continue
-        named = file.stem if file.parent == folder else file.relative_to(folder).parts[0]
+        parts = file.relative_to(folder).parts
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            continue
+        named = file.stem if len(parts) == 1 else parts[0]
         image = PromptImage(file=file, named_by="by its name")
         for name in _readings(named):
             found.setdefault(name, []).append(image)
@@ -120,15 +124,16 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _by_manifest(manifest: Path) -> dict[str, tuple[PromptImage, ...]]:
-    found: dict[str, list[PromptImage]] = {}
+    found: dict[str, dict[Path, PromptImage]] = {}  # a file that two rows name is one image
     for place, row in _rows(manifest):
         where = f"{str(manifest)!r}, {place}"
         file = manifest.parent / _cell(where, row, FILE_COLUMNS, "the file of an image")
         text = _cell(where, row, TEXT_COLUMNS, "its prompt")
         if not file.is_file():
             raise ConfigError(f"{where}: there is no file {str(file)!r}; paths count from the manifest's folder")
-        found.setdefault(same_text(text), []).append(PromptImage(file=file, named_by=f"{manifest.name}, {place}"))
-    return {text: tuple(dict.fromkeys(images)) for text, images in found.items()}
+        image = PromptImage(file=file, named_by=f"{manifest.name}, {place}")
+        found.setdefault(same_text(text), {}).setdefault(file.resolve(), image)
+    return {text: tuple(images.values()) for text, images in found.items()}
 
 
 def _cell(where: str, row: Mapping[str, Any], columns: tuple[str, ...], what: str) -> str:

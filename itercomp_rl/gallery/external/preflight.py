@@ -63,7 +63,7 @@ def _check_folder(plan: Plan, model: ModelRef) -> ImageFolder:
     try:
         folder = open_folder(model.checkpoint)
         used = _found(folder, model, "gallery", gallery) + _found(folder, model, "held-out", held_out)
-        _check_images(model, folder, used)
+        _check_images(model, used)
     except ConfigError as error:
         raise ConfigError(f"{key}.model is {model.checkpoint!r}: {error}") from error
     if others := folder.others_than(prompt.text for order in gallery + held_out for prompt in order.prompts):
@@ -105,10 +105,10 @@ def _found(folder: ImageFolder, model: ModelRef, what: str, orders: list[DrawOrd
     return found
 
 
-def _check_images(model: ModelRef, folder: ImageFolder, used: list[PromptImage]) -> None:
+def _check_images(model: ModelRef, used: list[PromptImage]) -> None:
     """Raises: ConfigError for the first image that cannot be used."""
-    side = side_of(model, folder)
     images = list(dict.fromkeys(used))
+    side = side_of(model, images[0] if images else None)
 
     def side_of_image(image: PromptImage) -> int:
         return load_image(image, model.size_px).shape[0]

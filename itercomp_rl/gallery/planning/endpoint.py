@@ -1,5 +1,6 @@
 """A language model behind an endpoint of the OpenAI chat protocol; its key comes from the environment alone."""
 
+import json
 import logging
 import re
 import threading
@@ -26,7 +27,14 @@ _SYSTEM_ROLE = re.compile(
     r"system.{0,40}(?:role|message|prompt|instruction)|role.{0,80}system|developer instruction|roles must alternate",
     re.DOTALL,
 )
-_CONTENT_FILTER = re.compile(r"content.?(?:filter|policy|management)|moderation|responsible.?ai|safety", re.IGNORECASE)
+CONTENT_FILTER = re.compile(r"content.?(?:filter|policy|management)|moderation|responsible.?ai|safety", re.IGNORECASE)
+
+
+def general_reason(refusal: str, prompt: str) -> str:
+    """The text of a refusal without the prompt and without numbers, which differ from one request to the next."""
+    for quoted in (prompt, json.dumps(prompt)[1:-1]):
+        refusal = refusal.replace(quoted, "")
+    return re.sub(r"[\w-]*\d[\w-]*", "#", refusal)
 
 
 class PromptRefusedError(PlannerError):
@@ -127,7 +135,7 @@ class EndpointChat:
             raise self._refusal(prompt, response)
         if response.status_code != 200:
             raise PlannerError(
-                f"{self._url} refused with status {response.status_code}: {self._endpoint.hidden(response.text[:200])}"
+                f"{self._url} refused with status {response.status_code}: {self._endpoint.hidden(response.text)[:200]}"
             )
         self._refusals = None
         try:
@@ -137,13 +145,13 @@ class EndpointChat:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise PlannerError(
                 f"{self._url} did not answer in the OpenAI chat protocol: "
-                f"{self._endpoint.hidden(response.text[:200])!r}"
+                f"{self._endpoint.hidden(response.text)[:200]!r}"
             ) from error
         if str(reason).lower() in CUT_REASONS:
             raise cut_off(settings.max_tokens)
         if reason == "content_filter" or (refusal and not content):
             raise PromptRefusedError(
-                f"{self._url} refused the prompt: {self._endpoint.hidden(str(refusal or reason)[:200])}"
+                f"{self._url} refused the prompt: {self._endpoint.hidden(str(refusal or reason))[:200]}"
             )
         return self._text(content), "", None
 
@@ -164,13 +172,12 @@ class EndpointChat:
 
     def _refusal(self, prompt: str, response: httpx.Response) -> PlannerError | ConfigError:
         """The error for a refused prompt; for a refused request, if all prompts so far were refused for one reason."""
-        said = self._endpoint.hidden(response.text[:200])
+        said = self._endpoint.hidden(response.text)[:200]
         with self._lock:
             if self._misconfigured:
                 return self._misconfigured
-            if self._refusals is not None and not _CONTENT_FILTER.search(response.text):
-                # Numbers of requests and tokens differ from one to the next.
-                self._refusals[prompt] = re.sub(r"[\w-]*\d[\w-]*", "#", response.text.replace(prompt, ""))
+            if self._refusals is not None and not CONTENT_FILTER.search(response.text):
+                self._refusals[prompt] = general_reason(response.text, prompt)
                 if len(self._refusals) >= NUM_FIRST_REFUSALS and len(set(self._refusals.values())) == 1:
                     self._misconfigured = ConfigError(
                         f"a planner's url is {self._settings.url!r} and its model {self._settings.model!r}: the first "

@@ -131,7 +131,7 @@ class EndpointVlm:
                 reason = f"status {response.status_code}"
                 continue
             self._answered()
-            said = self._endpoint.hidden(response.text[:200])
+            said = self._endpoint.hidden(response.text)[:200]
             if response.status_code in ABOUT_THE_PROMPT:
                 raise UnansweredError(f"status {response.status_code}: {said}")
             if response.status_code != 200:

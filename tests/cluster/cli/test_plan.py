@@ -29,7 +29,7 @@ def test_without_times_it_says_who_runs_where_how_much_is_to_be_done_and_the_mem
     assert found.exit_code == 0, found.output
     assert "shared" in found.output
     row = next(line for line in found.output.splitlines() if line.startswith("│ 0 "))
-    assert [cell.strip() for cell in row.strip("│").split("│")][:4] == ["0", "2000", "2000", "160 of 8"]
+    assert [cell.strip() for cell in row.strip("│").split("│")][:4] == ["0", "6000", "6000", "80 of 8"]
     assert "GiB     process / role and what it holds" in found.output
     assert "--times FILE or --from RUN" in found.output
 

@@ -352,6 +352,7 @@ def test_the_oracle_is_refused_for_prompts_outside_the_embedded_world(key: str) 
 def test_a_judge_is_not_given_an_aspect_that_it_cannot_score(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "ASPECTS", (*ASPECTS, "vivid"))
     overrides = ["prompts.aspects=[attribute,vivid]", "reward.weights.vivid=1", "judge.first_round=ranks/"]
+    overrides.append("judge.later_rounds=reward")
     with pytest.raises(ConfigError, match="evaluation.judge is 'oracle': it cannot score 'vivid' of prompts.aspects"):
         load_config("quickstart", overrides)
     load_config("quickstart", [*overrides, "evaluation.judge=reward", "evaluation.allow_self_grading=true"])

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from itercomp_rl.diffusion import prompt_files
 from itercomp_rl.diffusion.encoded import EncodedPrompts, encoder_key, load_with_encoded_prompts
+from itercomp_rl.diffusion.family import load_policy
 from itercomp_rl.diffusion.policy import Conditioning, Policy
 
 CPU = torch.device("cpu")
@@ -56,8 +57,18 @@ def test_processes_that_begin_together_encode_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     each = [EncodedPrompts(tmp_path) for _ in range(3)]
+    model = folders["sd"]
+    # Threads stand for the processes, and share one policy: checkpoints are not to be loaded in several threads.
+    policy = load_policy(model, dtype="fp32", resolution_px=16)
+
+    def encode(encoded: EncodedPrompts) -> None:
+        texts = [*PROMPTS, ""]
+        with encoded.to_encode(model, texts, dtype="fp32", device=CPU, resolution_px=16) as missing:
+            if missing:
+                encoded.add(policy, missing)
+
     with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda encoded: loaded(folders["sd"], PROMPTS, encoded), each))
+        list(threads.map(encode, each))
     assert [record.getMessage() for record in caplog.records if "encoded" in record.getMessage()] == [
         "encoded 4 prompts"
     ]

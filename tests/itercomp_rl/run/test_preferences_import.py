@@ -261,6 +261,20 @@ def test_records_that_are_full_are_written_and_every_pair_finds_its_images(
             "its rank is 0: places are whole numbers from 1",
         ),
         (
+            {"prompt": "a", "image_path": ["1.png", "2.png"], "rank": [1, float("inf")]},
+            "its rank is inf: places are whole numbers from 1",
+        ),
+        (
+            {"prompt": "a", "ranking": "r", "image": "1.png", "aspect": "attribute", "place": 1, "seed": 2**63},
+            "its seed is 9223372036854775808: a whole number of 64 bits",
+        ),
+        (
+            {"prompt": "a", "ranking": "r", "image": "1.png", "aspect": "attribute", "place": 1, "score": 10**400},
+            "line 1 is wrong: int too large",
+        ),
+        ({"prompt": "a", "winner": "1.png", "loser": "../2.png"}, r"line 1: its image '\.\./2\.png' lies outside of"),
+        ({"prompt": "a", "winner": "1.png", "loser": "/etc/passwd"}, "'/etc/passwd' lies outside of"),
+        (
             {"prompt": "a", "image_path": ["1.png"], "rank": [1, 2]},
             "it has 1 images in image_path and 2 values in rank",
         ),
@@ -349,6 +363,24 @@ def test_the_command_says_what_it_took_in_and_a_run_takes_it_over_once(tmp_path:
     assert take_in(store, [str(tmp_path / "set")]) == 2
     assert take_in(store, [str(tmp_path / "set")]) == 0
     assert pairs(store, "spatial") == expected(("a", 1, 2), ("b", 1, 3))
+    import_preferences([source], tmp_path / "other", ANY)
+    with pytest.raises(ConfigError, match=r"reward\.preferences holds other preferences than this run began with"):
+        take_in(store, [str(tmp_path / "other")])
+    assert take_in(store, [str(tmp_path / "set"), str(tmp_path / "other")]) > 0
+
+
+def test_every_path_is_allowed_where_that_is_asked_for_and_a_row_left_out_leaves_no_image(tmp_path: Path) -> None:
+    images_in(tmp_path / "far", 1, 2, 3)
+    (tmp_path / "far" / "bad.png").write_bytes(b"")
+    names = [str(tmp_path / "far" / name) for name in ("1.png", "2.png", "3.png", "bad.png")]
+    source = jsonl(
+        tmp_path / "own.jsonl",
+        {"prompt": "a", "winner": names[0], "loser": names[1]},
+        {"prompt": "b", "winner": names[2], "loser": names[3]},
+    )
+    found, store = taken(source, replace(ANY, images=Path("/"), skips_unreadable=True))
+    assert found.images == 2
+    assert pairs(store) == expected(("a", 1, 2))
 
 
 def test_a_run_is_refused_whose_preferences_are_not_there_or_of_none_of_its_aspects(tmp_path: Path) -> None:

@@ -115,6 +115,39 @@ def test_a_refused_prompt_is_missing_and_the_others_are_drawn() -> None:
     assert len(asked) == 3, "a refusal is not tried again"
 
 
+def test_an_endpoint_that_begins_to_refuse_everything_for_one_reason_ends_the_drawing() -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        return 400, {"error": f"request {body['seed']} of {body['prompt']}: the budget is spent"}
+
+    prompts = [f"cup {letter}" for letter in "abcdefgh"]
+    with json_server(reply) as (url, _):
+        one = endpoint(url, parallel=1)
+        assert all(answer.is_refused for answer in one.draw(MODEL, prompts[:7], range(7)))
+        with pytest.raises(GalleryError, match=r"draws no more: .*the budget is spent.* \(8 images in a row"):
+            one.draw(MODEL, prompts[7:], [7])
+
+
+def test_refusals_of_a_content_filter_for_other_reasons_or_between_drawn_images_end_nothing() -> None:
+    def reply(body: dict[str, Any]) -> Reply:
+        if body["prompt"] == "fine":
+            return by_seed(body)
+        return 400, {"error": body["prompt"] if body["prompt"] == "safety" else "xy"[body["seed"] % 2] + "-reason"}
+
+    prompts = ["safety"] * 9 + ["other"] * 9 + (["same"] * 7 + ["fine"]) * 2
+    seeds = [*range(18), *[2] * 16]
+    with json_server(reply) as (url, _):
+        answers = endpoint(url, parallel=1).draw(MODEL, prompts, seeds)
+    assert sum(answer.is_refused for answer in answers) == 32
+
+
+def test_a_key_at_the_place_where_a_message_is_cut_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALL_KEY", "sk-secret")
+    with json_server(lambda body: (401, "x" * 194 + "sk-secret")) as (url, _):
+        with pytest.raises(GalleryError) as error:
+            endpoint(url, key_env="HALL_KEY").draw(MODEL, ["a"], [1])
+    assert "sk-s" not in str(error.value)
+
+
 def test_a_field_that_a_server_does_not_know_is_left_out_from_then_on() -> None:
     def reply(body: dict[str, Any]) -> Reply:
         for name in ("response_format", "seed"):

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from itercomp_rl.config.load import load_config
 from itercomp_rl.errors import ConfigError, GalleryError
 from itercomp_rl.evaluation.t2i_compbench.files import image_name
 from itercomp_rl.gallery.external.folder_system import FolderSystem
 from itercomp_rl.gallery.external.image_folder import load_image, open_folder
+from itercomp_rl.gallery.gallery import Gallery
 from itercomp_rl.items import ModelRef
 from itercomp_rl.prompts import prompt_id
 from itercomp_rl.run.image_export import export_images
@@ -93,6 +96,35 @@ def test_images_of_another_side_are_resized_where_the_member_says_so_and_else_re
     assert FolderSystem().draw(ref(tmp_path, size_px=12), ["a", "b"], [0, 0]).images.shape == (2, 12, 12, 3)
     with pytest.raises(GalleryError, match=r"b\.png' has 16 pixels a side and others 8: set the member's size_px"):
         FolderSystem().draw(ref(tmp_path), ["a", "b"], [0, 0])
+
+
+def test_an_image_of_no_prompt_does_not_decide_the_side(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 9, side=16)
+    picture(tmp_path / "b.png", 9)
+    assert FolderSystem().draw(ref(tmp_path), ["b"], [0]).images.shape == (1, 8, 8, 3)
+    assert FolderSystem().draw(ref(tmp_path), ["c"], [0]).images.shape == (1, 1, 1, 3)
+
+
+def test_a_batch_without_any_image_joins_the_others(tmp_path: Path) -> None:
+    picture(tmp_path / "b.png", 9)
+    settings = load_config("tiny", ["gallery.batch=1"]).gallery
+    gallery = Gallery(open_store("memory://", create=True), settings, torch.device("cpu"))
+    drawn = gallery.draw(ref(tmp_path), ["c", "b"], [0, 0])
+    assert drawn.images[:, 0, 0, 0].tolist() == [0, 9]
+    assert list(drawn.missing) == [0]
+
+
+def test_hidden_files_and_a_macs_own_are_no_images(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", "__MACOSX/a.png", ".cache/a.png"):
+        picture(tmp_path / name, 1)
+    folder = open_folder(str(tmp_path))
+    assert [image.file for image in folder.others_than([])] == [tmp_path / "a.png"]
+
+
+def test_a_file_that_two_rows_name_is_one_image(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 1)
+    write_manifest(tmp_path, [{"file_name": name, "text": "a"} for name in ("a.png", "./a.png", "a.png")])
+    assert names(tmp_path, "a") == ["a.png"]
 
 
 @pytest.mark.parametrize(

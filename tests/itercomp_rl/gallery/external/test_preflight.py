@@ -12,7 +12,7 @@ from itercomp_rl.errors import ConfigError
 from itercomp_rl.gallery.external.preflight import check_external
 from itercomp_rl.plan import Plan
 from tests.parts.image_server import by_world, file_of, said_image
-from tests.parts.json_server import json_server
+from tests.parts.json_server import Reply, json_server
 
 SMALL = ("prompts.gallery=12", "gallery.segment=6", "evaluation.images_per_aspect=2", "prompts.aspects=[attribute]")
 
@@ -56,6 +56,9 @@ def test_an_image_that_cannot_be_used_is_named_before_anything_starts(tmp_path: 
     with pytest.raises(ConfigError, match=rf"{ids[5]}\.png.* has 16 pixels a side, and the first has 8: set gallery"):
         check_external(plan)
     check_external(with_folder(tmp_path, "gallery.members.closed.size_px=8"))
+    fill(tmp_path, ids[5:6])
+    fill(tmp_path, ["0 of no prompt"], side=16)
+    check_external(plan)  # an image that the run does not take may have any size
     (tmp_path / f"{ids[7]}.png").write_bytes(b"")
     with pytest.raises(ConfigError, match=rf"{ids[7]}\.png.* is no whole PNG"):
         check_external(with_folder(tmp_path, "gallery.members.closed.size_px=8"))
@@ -112,7 +115,7 @@ def test_an_endpoint_is_asked_for_one_image_and_for_another_where_a_filter_refus
         (said_image(file_of(np.zeros((8, 16, 3), np.uint8))), r"size_px is 32, and an image of its endpoint is 16x8"),
     ],
 )
-def test_an_endpoint_that_draws_nothing_stops_the_run(reply: object, why: str) -> None:
+def test_an_endpoint_that_draws_nothing_stops_the_run(reply: Reply, why: str) -> None:
     with json_server(lambda body: reply) as (url, _), pytest.raises(ConfigError, match=why):
         check_external(with_endpoint(url))
 
