@@ -7,7 +7,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cluster.main import main
+from itercomp_rl.config.load import load_config
 from itercomp_rl.observability.work_times import FILE, WorkTimes
+from itercomp_rl.plan import Plan
 from tests.parts.small_run import small_run
 
 SEPARATE = ("actors.layout=separate", "policy.batch=16", "policy.max_policy_lag=2")
@@ -67,7 +69,9 @@ def test_a_size_of_another_form_is_refused(size: str) -> None:
 
 
 def test_members_whose_images_are_made_elsewhere_are_counted_and_take_no_memory(tmp_path: Path) -> None:
-    Image.new("RGB", (512, 512)).save(tmp_path / "a.png")
+    prompt = Plan(config=load_config("tiny")).gallery_prompts[0]
+    Image.new("RGB", (512, 512)).save(tmp_path / f"{prompt.text}.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "another prompt.png")  # decides nothing
     external = [
         f"gallery.members.closed={{system: folder, model: {tmp_path}}}",
         "gallery.members.served={system: endpoint, endpoint: hall, model: big, size_px: 1024}",
