@@ -64,6 +64,9 @@ class SleepingWorker(Worker):
         """Nowhere: ranks that sleep exchange nothing."""
         return "", 0
 
+    def _unload_models_that_draw_and_judge(self) -> None:
+        """Do nothing: roles that sleep hold no models."""
+
 
 @dataclass(frozen=True)
 class Sleeper:
