@@ -20,7 +20,7 @@ from cluster.run_folder import load_run
 from tests.parts.outcomes import assert_same
 from tests.parts.real_runs import finish, outcome, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
 
 NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # Ray's fake provider gives its nodes none
 NOTHING: dict[str, list[str]] = {
@@ -79,10 +79,11 @@ def growing_cluster(tmp_path: Path) -> Iterator[str]:
 def test_a_run_waits_for_the_node_that_the_autoscaler_adds_and_ends_as_any_other(
     growing_cluster: str, tmp_path: Path
 ) -> None:
-    finish(start(tmp_path / "undisturbed"))
-    settings = ["actors.layout=separate", "actors.autoscale=true"]
+    settings = ["actors.layout=separate"]
     settings += [f"actors.{role}.count=1" for role in ("samplers", "rollers", "judges", "reward_learners")]
-    finish(start(tmp_path, "--address", growing_cluster, *settings, **NO_TOKEN))
+    finish(start(tmp_path, "--address", growing_cluster, *settings, "actors.autoscale=true", **NO_TOKEN))
+    # Of the same layout, on the node that is there now: rollers of layout shared round as their learner does.
+    finish(start(tmp_path / "undisturbed", "--address", growing_cluster, *settings, **NO_TOKEN))
     assert_same(outcome(tmp_path / "tiny"), outcome(tmp_path / "undisturbed" / "tiny"))
     log = (load_run(tmp_path / "tiny")[0].run_folder / "log.jsonl").read_text()
     assert "waiting up to 180 s (actors.start_timeout_s) for nodes" in log
