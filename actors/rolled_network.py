@@ -76,7 +76,7 @@ class OwnNetwork:
         self._name = f"roller-{secrets.token_hex(6)}"
 
     def held_for(self, order: RolloutOrder) -> Held:
-        """As RolledNetwork says. Loads the version if it is not the one in memory."""
+        """The roller's own policy, after loading the version from the store if it is not the one in memory."""
         version = self._to_load(order)
         if version is not None:
             held = self._version[1] if self._version and self._version[0] == order.role else None
@@ -122,7 +122,7 @@ class LearnersNetwork:
         self._learner, self._may_lag = learner, max_policy_lag > 0
 
     def held_for(self, order: RolloutOrder) -> Held:
-        """As RolledNetwork says.
+        """The learner's policy, which holds the version already.
 
         Raises: WorkerDiedError if the learner holds another version: its process was restarted, or the order is of an
         attempt that is over. Loading a second network here could exceed the memory that was planned.

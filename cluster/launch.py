@@ -78,9 +78,7 @@ def check(config: Config, reuse: str | None) -> CheckedRun:
     check_models(config)
     check_trackers(config.tracking.trackers)
     check_ranks(config, plan.gallery_prompts)
-    check_external(plan)
     check_preferences(config)
-    check_vlm(plan, is_whole=reuse is None)
     # Imported here, as it imports every model class, and most mistakes are found above.
     from itercomp_rl.forecast.memory import check_memory
     from itercomp_rl.forecast.truncation import check_lengths
@@ -88,6 +86,9 @@ def check(config: Config, reuse: str | None) -> CheckedRun:
     check_lengths(config, plan.texts)
     roles = {spec.label: ([role.name for role in spec.roles], spec.gpus) for spec in workers(config)}
     log.info("memory, as estimated:\n%s", check_memory(config, roles))
+    # Last, since a server is asked for an image or an answer, which may cost money.
+    check_external(plan)
+    check_vlm(plan, is_whole=reuse is None)
     return CheckedRun(config=config, plan=plan, reused=reusable_work(reuse, plan) if reuse else None, began=began)
 
 

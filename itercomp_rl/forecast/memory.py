@@ -31,7 +31,7 @@ class Turns:
 
     @staticmethod
     def of(config: Config) -> Turns:
-        """As a config lets phases overlap."""
+        """The roles that take turns under a config: those whose phases it never lets overlap."""
         ahead = config.gallery.rounds_ahead and any(
             0 < member.join_round < config.run.rounds for member in config.gallery.members.values()
         )

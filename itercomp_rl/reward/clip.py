@@ -105,7 +105,7 @@ class AestheticConfig:
 
     @property
     def max_text_tokens(self) -> int:
-        """One placeholder, as the score is of the image alone."""
+        """One, for the token that `tokenize` gives and nothing reads: the score depends on the image alone."""
         return 1
 
 
@@ -236,9 +236,9 @@ class AestheticReward(ClipScorer):
         return score_B if input_ids.ndim == 2 else score_B.unsqueeze(1).expand(input_ids.shape[:-1])
 
     def tokenize(self, prompts: Sequence[str]) -> TextTokens:
-        """One placeholder [B,1] for each prompt."""
-        placeholder = torch.zeros(len(prompts), 1, dtype=torch.long, device=self.reward_mean.device)
-        return TextTokens(placeholder, placeholder)
+        """One token of zero [B,1] for each prompt; the score depends on the image alone."""
+        unread = torch.zeros(len(prompts), 1, dtype=torch.long, device=self.reward_mean.device)
+        return TextTokens(unread, unread)
 
 
 def _check_sizes(tower: str, given: Sizes, known: Sequence[str]) -> None:

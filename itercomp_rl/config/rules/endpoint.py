@@ -15,7 +15,11 @@ def check_endpoint(key: str, url: str) -> None:
 
 
 def check_address(key: str, url: str, way_out: str) -> None:
-    """As check_endpoint, of setting `key` itself; way_out: of a secret in the address."""
+    """Check the address `url` that setting `key` holds.
+
+    Args: way_out: the end of the message about a secret in the address.
+    Raises: ConfigError as `check_endpoint` does.
+    """
     _check_url(key, url)
     if part := secret_part(url):
         raise ConfigError(f"{key} holds {part}, which would be written to config.yaml and to messages: {way_out}")

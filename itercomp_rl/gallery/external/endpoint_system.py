@@ -22,7 +22,9 @@ class EndpointSystem:
         self._endpoints: dict[str, ImageEndpoint] = {}
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
-        """As GallerySystem says; a row is missing whose prompt the endpoint refuses, or does not answer in time.
+        """The endpoint's images, in the form of GallerySystem.draw.
+
+        A row is missing if the endpoint refuses its prompt or does not answer in time.
 
         Raises also: GalleryError if the endpoint is down, or refuses many images in a row for one reason.
         """

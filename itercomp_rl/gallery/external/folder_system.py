@@ -1,4 +1,4 @@
-"""System `folder`: images that lie in a folder are handed out as if they were drawn."""
+"""System `folder`: a member's images are read from a folder instead of being drawn."""
 
 from collections.abc import Sequence
 
@@ -21,8 +21,9 @@ class FolderSystem:
         self._folders: dict[str, ImageFolder] = {}
 
     def draw(self, model: ModelRef, prompts: Sequence[str], seeds: Sequence[int]) -> Drawn:
-        """As GallerySystem says; a row whose prompt has no image of that number is missing.
+        """The folder's images, in the form of GallerySystem.draw.
 
+        A row is missing where its prompt has no image of that number.
         Raises: ConfigError that names a file which cannot be read, or whose size is not that of the others.
         """
         if model.checkpoint not in self._folders:
